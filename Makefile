@@ -1,0 +1,62 @@
+# make serve            set everything up and serve music on port 3000
+# make serve PORT=8080  … on another port
+# make serve CUDA=1     … on an NVIDIA GPU
+# make test             set everything up; check format, lint and types; run all tests
+# make check            the checks of `make test` that need no tests
+# make bench            the benchmarks that need no GPU
+
+VENV ?= .venv
+PORT ?= 3000
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SOURCES := magenta_bento service.py tests bench tools
+
+ifdef CUDA
+RUNTIME := requirements.txt requirements-cuda.txt
+INSTALLED := $(VENV)/.installed-cuda
+else
+RUNTIME := requirements.txt
+INSTALLED := $(VENV)/.installed
+endif
+
+.PHONY: serve test check format bench clean
+
+serve: $(INSTALLED)
+	$(BIN)/magenta-bento serve --port $(PORT)
+
+test: $(VENV)/.installed-dev check
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy magenta_bento service.py
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.server
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(RUNTIME) pyproject.toml | $(VENV)/bin/python
+	$(PIP) install $(addprefix -r ,$(RUNTIME))
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(PIP) install -r requirements-dev.txt
+	touch $@
+
+ifdef CUDA
+$(VENV)/.installed: $(INSTALLED)
+	touch $@
+endif
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .cache *.egg-info

@@ -1,0 +1,40 @@
+"""What music is made of here, and the files it can leave in.
+
+Invariant: all music inside the service is 48 kHz stereo, counted in frames of 40 ms.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+SAMPLE_RATE_HZ = 48_000
+CHANNELS = 2
+FRAME_SAMPLES = 1_920  # samples per channel in one frame
+FRAMES_PER_SECOND = 25
+
+_FLOAT_NOISE_FRAMES = 1e-9  # 0.12 s * 25 is 3.0000000000000004 frames, and means 3
+
+
+class AudioFormat(StrEnum):
+    """A file format that music can be asked for in; the value is what a client writes."""
+
+    mp3 = "mp3"
+    wav = "wav"
+    flac = "flac"
+    ogg = "ogg"
+
+    @property
+    def media_type(self) -> str:
+        """For ``Content-Type``."""
+        return "audio/mpeg" if self is AudioFormat.mp3 else f"audio/{self.value}"
+
+    @property
+    def extension(self) -> str:
+        """For file names, without the dot."""
+        return self.value
+
+
+def frames_for(duration_s: float) -> int:
+    """The fewest whole frames that hold ``duration_s`` seconds."""
+    return math.ceil(duration_s * FRAMES_PER_SECOND - _FLOAT_NOISE_FRAMES)

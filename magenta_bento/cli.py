@@ -1,0 +1,159 @@
+"""The ``magenta-bento`` command: settings, models, serve.
+
+Exit codes: 0 for success, 1 for a failure that one sentence on stderr explains, 2 for a command
+line that can't be understood.
+
+Invariant: what a command doesn't need is not imported, so that ``settings`` answers at once and
+only ``models verify`` starts JAX.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from magenta_bento import __version__
+from magenta_bento.config import Described, Settings, describe
+from magenta_bento.errors import MagentaBentoError, WeightsError
+from magenta_bento.weights import catalog
+
+
+class _Commands(click.Group):
+    """Turns our errors into one sentence on stderr and exit code 1, in one place."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MagentaBentoError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Google's Magenta RealTime 2 music model as a BentoML service."""
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="Print README's table: no values, no sources.")
+def settings(markdown: bool) -> None:
+    """Every setting: variable, value, where it comes from, default, meaning."""
+    if markdown:
+        click.echo(_markdown(describe(Settings.from_env({}), environ={})))
+        return
+    head = ("VARIABLE", "VALUE", "SOURCE", "DEFAULT", "MEANING")
+    rows = [
+        (row.variable, row.value, row.source, row.default, row.meaning)
+        for row in describe(Settings.from_env())
+    ]
+    click.echo(_table([head, *rows]))
+
+
+@main.group()
+def models() -> None:
+    """The models: which are here, fetch one, check one."""
+
+
+@models.command("list")
+def list_models() -> None:
+    """Every model, with what is missing of it, and the one that would be served."""
+    current = Settings.from_env()
+    try:
+        served = catalog.choose(current).name
+        failure = None
+    except WeightsError as error:
+        served, failure = None, error
+    rows = [("", "MODEL", "SIZE", "STATE")]
+    for name in catalog.NAMES:
+        files = catalog.locate(name, current)
+        size = f"{files.size_bytes / 1e6:,.1f} MB"
+        rows.append(("*" if name == served else "", name, size, _state(files)))
+    click.echo(_table(rows))
+    click.echo(f"\nmodels are looked for in {catalog.home(current)}")
+    if failure is not None:
+        raise failure
+    click.echo(f"* is served with MAGENTA_MODEL={current.magenta_model}")
+
+
+@models.command("download")
+@click.argument("name", type=click.Choice(catalog.TRAINED))
+def download_model(name: str) -> None:
+    """Fetch a model from the Hugging Face hub; an interrupted download continues."""
+    from magenta_bento.weights.download import download
+
+    files = download(name, Settings.from_env(), say=click.echo)
+    click.echo(f"{name} is complete: {files.size_bytes / 1e6:,.1f} MB")
+
+
+@models.command("verify")
+@click.argument("name", type=click.Choice(catalog.NAMES))
+def verify_model(name: str) -> None:
+    """Check a model's files: every parameter, and the style encoder's known answers."""
+    files = catalog.locate(name, Settings.from_env())
+    # Shapes are traced, not computed: leave a GPU to the service that may be running on it.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from magenta_bento.model.architecture import ARCHITECTURES
+    from magenta_bento.model.verify import verify
+
+    report = verify(files, ARCHITECTURES[name])
+    for line in (*report.problems, *report.remarks):
+        click.echo(line)
+    if not report.ok:
+        count = len(report.problems)
+        raise WeightsError(
+            f"{name} has {count} problem{'s' if count > 1 else ''}. {catalog.remedy(name)}"
+        )
+    click.echo(f"{name} is as it should be: {report.parameters:,} parameters")
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--host", default=None, help="Address to listen on.  [default: BentoML's]")
+def serve(port: int, host: str | None) -> None:
+    """Check the settings and the model's files, then serve."""
+    files = catalog.choose(Settings.from_env())
+    click.echo(f"serving {files.name} from {files.checkpoint}")
+    if files.name == catalog.DEMO:
+        click.echo(
+            "the demo makes noise, not music; for music: magenta-bento models download mrt2_small"
+        )
+    command = [sys.executable, "-m", "bentoml", "serve", "service:MagentaBento"]
+    command += ["--port", str(port)]
+    os.environ.setdefault("PUBLIC_URL", f"http://localhost:{port}")
+    if host is not None:
+        command += ["--host", host]
+    sys.stdout.flush()
+    # Replaced, not wrapped: signals and the exit code are BentoML's own.
+    os.execvp(sys.executable, command)  # noqa: S606  # no shell: a list, and our own python
+
+
+def _state(files: catalog.ModelFiles) -> str:
+    """ "complete", or the names of the files at fault behind what is wrong with them."""
+    names: dict[str, list[str]] = {}
+    for path, fault in files.faults().items():
+        names.setdefault(fault, []).append(path.name)
+    return "; ".join(f"{fault}: {', '.join(all_)}" for fault, all_ in names.items()) or "complete"
+
+
+def _markdown(rows: Sequence[Described]) -> str:
+    lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    lines += [f"| `{row.variable}` | `{row.default}` | {row.meaning} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell, the last one ragged."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

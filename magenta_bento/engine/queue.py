@@ -1,0 +1,89 @@
+"""Streams that wait for a slot.
+
+Clients take turns (round robin; Nagle 1987, "On packet switches with infinite storage"), so
+that one who asks for a hundred pieces delays another's first by one, not by a hundred. Within
+a client it is first come, first served.
+
+Invariant: never longer than its bound, and a stream's position is the number of streams that
+would be served before it if nobody else came.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from magenta_bento.engine.stream import Stream
+
+
+class FairQueue:
+    """A bounded queue with turns. Not thread-safe: the engine's lock guards it.
+
+    Args:
+      bound: The most streams that wait. The engine refuses what is beyond it.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._lines: OrderedDict[str, deque[Stream]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    @property
+    def full(self) -> bool:
+        return len(self) >= self.bound
+
+    def push(self, stream: Stream) -> None:
+        """Adds a stream to the end of its client's line.
+
+        Raises:
+          OverflowError: The queue is full.
+        """
+        if self.full:
+            raise OverflowError(f"the queue holds {self.bound} streams already")
+        self._lines.setdefault(stream.spec.client, deque()).append(stream)
+
+    def pop(self) -> Stream:
+        """Takes the next stream; its client goes to the end of the turns.
+
+        Raises:
+          IndexError: Nobody waits.
+        """
+        if not self._lines:
+            raise IndexError("nobody waits")
+        client, line = self._lines.popitem(last=False)
+        stream = line.popleft()
+        if line:
+            self._lines[client] = line
+        return stream
+
+    def remove_cancelled(self) -> list[Stream]:
+        """Takes out every stream whose reader went away."""
+        gone: list[Stream] = []
+        for client in list(self._lines):
+            line = self._lines[client]
+            gone += [stream for stream in line if stream.cancel_requested]
+            kept = deque(stream for stream in line if not stream.cancel_requested)
+            if kept:
+                self._lines[client] = kept
+            else:
+                del self._lines[client]
+        return gone
+
+    def position(self, stream: Stream) -> int | None:
+        """0 for the next one; None if it does not wait."""
+        for turn, (client, line) in enumerate(self._lines.items()):
+            if client == stream.spec.client and stream in line:
+                rounds = line.index(stream)
+                return (
+                    sum(
+                        min(len(other), rounds + (1 if place < turn else 0))
+                        for place, other in enumerate(self._lines.values())
+                        if place != turn
+                    )
+                    + rounds
+                )
+        return None
+
+    def waiting(self) -> list[Stream]:
+        return [stream for line in self._lines.values() for stream in line]

@@ -1,0 +1,140 @@
+"""Everything that can go wrong, once, with what a client is told about it.
+
+    MagentaBentoError
+    ├── ConfigError              a setting is wrong: the process does not start
+    ├── WeightsError             a model's files are missing, damaged or of another shape
+    └── ServiceError             reaches a client (HTTP status, WebSocket close code)
+        ├── InvalidInput         400   the request says something we can't do
+        ├── UndecodableAudio     400   an upload that is not audio we can read
+        ├── PayloadTooLarge      413
+        ├── UnsupportedMedia     415   a body of a media type we don't take
+        ├── GenerationFailed     500   the model or an encoder failed under this request
+        ├── NotReady             503   loading, draining or failed
+        └── Overloaded           503   the queue is full; Retry-After says when to come back
+
+Invariant: a message is one sentence that names the field, the bound and the value, and
+never holds a secret or a stack trace. ``web.responses`` renders these; nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class MagentaBentoError(Exception):
+    """Root of the tree; never raised itself."""
+
+
+class ConfigError(MagentaBentoError):
+    """A setting has a wrong value. The message names the setting and the reason."""
+
+
+class WeightsError(MagentaBentoError):
+    """A model's files can't be used. The message says which and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one field of a request.
+
+    Attributes:
+      field: The field's name as the client wrote it; "" for the request as a whole.
+      message: What is wrong, with the bound.
+      value: The offending value, shortened; None when there is none to show.
+    """
+
+    field: str
+    message: str
+    value: str | None = None
+
+    def as_dict(self) -> dict[str, str]:
+        shown = {"field": self.field, "message": self.message}
+        return shown if self.value is None else {**shown, "value": self.value}
+
+
+class ServiceError(MagentaBentoError):
+    """An error that reaches a client.
+
+    Args:
+      message: One sentence for a person.
+      problems: One entry for each field at fault.
+      retry_after_s: Seconds after which trying again makes sense; None when it never does.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal_error"
+    close_code: ClassVar[int] = 1011  # RFC 6455: internal error
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        problems: Sequence[Problem] = (),
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problems = tuple(problems)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The one JSON shape of an error: ``{"error", "type", "detail"}``."""
+        detail = [problem.as_dict() for problem in self.problems]
+        return {"error": self.message, "type": self.type, "detail": detail}
+
+
+class InvalidInput(ServiceError):
+    status = 400
+    type = "invalid_input"
+    close_code = 1008  # policy violation
+
+    @classmethod
+    def field(cls, name: str, message: str, value: object = None) -> InvalidInput:
+        """An error about one field, shown in both the sentence and the detail."""
+        shown = None if value is None else shorten(value)
+        got = "" if shown is None else f", got {shown}"
+        return cls(f"{name}: {message}{got}", problems=[Problem(name, message, shown)])
+
+
+class UndecodableAudio(InvalidInput):
+    type = "undecodable_audio"
+
+
+class PayloadTooLarge(ServiceError):
+    status = 413
+    type = "payload_too_large"
+    close_code = 1009  # message too big
+
+
+class UnsupportedMedia(ServiceError):
+    status = 415
+    type = "unsupported_media_type"
+    close_code = 1003  # unsupported data
+
+
+class GenerationFailed(ServiceError):
+    type = "generation_failed"
+
+
+class NotReady(ServiceError):
+    status = 503
+    type = "not_ready"
+    close_code = 1012  # service restart
+
+
+class Overloaded(ServiceError):
+    status = 503
+    type = "overloaded"
+    close_code = 1013  # try again later
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """``repr`` of a value as a client sent it, cut so that an error stays one line."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

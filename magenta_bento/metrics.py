@@ -1,0 +1,82 @@
+"""Every Prometheus metric of the service, in one place.
+
+Names end in their unit. Histograms of time straddle the 40 ms in which a frame has to be made
+to keep up with playback.
+
+Invariant: no label holds a prompt, a key or anything else a client wrote.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+# fmt: off
+STEP_BUCKETS_S = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.035, 0.04,
+    0.045, 0.05, 0.06, 0.08, 0.1, 0.2, 0.5, 1.0, 2.0,
+)
+# fmt: on
+WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+RTF_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0)
+OCCUPANCY_BUCKETS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    Args:
+      registry: Where they are registered. BentoML serves the default one; a test that wants
+        its own figures gives its own.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            # BentoML runs Prometheus in multiprocess mode, where a gauge must say how the
+            # values of several workers come together.
+            return Gauge(
+                f"magenta_bento_{name}",
+                text,
+                labels,
+                multiprocess_mode="livesum",
+                registry=registry,
+            )
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"magenta_bento_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"magenta_bento_{name}", text, buckets=buckets, registry=registry)
+
+        self.build_info = gauge(
+            "build_info", "1, labelled with what runs.", ("version", "model", "device", "dtype")
+        )
+        self.load_seconds = gauge("load_seconds", "Duration of a phase of the start.", ("phase",))
+        self.parameter_bytes = gauge("parameter_bytes", "Device bytes of the parameters.")
+        self.device_memory_bytes = gauge(
+            "device_memory_bytes", "Device memory, where the device reports it.", ("kind",)
+        )
+        self.ready = gauge("ready", "1 while the service takes requests.")
+
+        self.slots = gauge("slots", "The most streams that can play at once.")
+        self.active_streams = gauge("active_streams", "Streams that own a slot.")
+        self.queue_length = gauge("queue_length", "Streams that wait for a slot.")
+        self.queue_wait_seconds = histogram(
+            "queue_wait_seconds", "Time from admission to a slot.", WAIT_BUCKETS_S
+        )
+        self.step_frame_seconds = histogram(
+            "step_frame_seconds", "Time of a step divided by its frames.", STEP_BUCKETS_S
+        )
+        self.batch_occupancy = histogram(
+            "batch_occupancy_ratio", "Active rows of a step over its rows.", OCCUPANCY_BUCKETS
+        )
+        self.frames = counter("frames", "Frames of 40 ms that were made for streams.")
+        self.step_failures = counter("step_failures", "Steps that raised.")
+
+        self.streams = counter("streams", "Streams that ended, by how.", ("outcome",))
+        self.refused = counter("refused", "Requests refused before a slot, by why.", ("reason",))
+        self.first_frame_seconds = histogram(
+            "first_frame_seconds", "Time from admission to the first audible frame.", WAIT_BUCKETS_S
+        )
+        self.real_time_factor = histogram(
+            "real_time_factor", "Seconds of audio per second in a slot, per stream.", RTF_BUCKETS
+        )

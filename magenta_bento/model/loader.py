@@ -1,0 +1,222 @@
+"""From files to a model that is ready to step.
+
+1. Set JAX up: the compilation cache, and memory that grows instead of being taken whole.
+2. Load the parameters and compile the two smallest batch sizes.
+3. Time one step of each: a straight line through the two tells how many streams the device
+   can keep above real time, and device memory how many it can hold.
+4. Compile the batch sizes up to there.
+
+Invariant: a model that is returned has run every batch size once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from magenta_bento.conditioning import SIZE
+from magenta_bento.config import Settings
+from magenta_bento.errors import WeightsError
+from magenta_bento.model.protocol import Model, StepInputs
+from magenta_bento.weights.catalog import ModelFiles
+
+# JAX takes three quarters of a GPU at its first use unless told otherwise, and users of
+# upstream report both the noise and the failures of that. Only defaults: an operator's own win.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax  # after the two settings that it reads when it is imported
+import jax.numpy as jnp
+
+from magenta_bento.model.architecture import ARCHITECTURES
+from magenta_bento.model.jax_model import JaxModel
+
+log = logging.getLogger("magenta_bento")
+
+BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128, 256)
+PROBES = BATCH_SIZES[:2]
+LARGEST_ON_CPU = 8  # a further batch size costs seconds of compilation and wins little there
+FRAME_BUDGET_S = 0.04
+HEADROOM = 0.8  # of the budget and of the memory
+PROBE_STEPS = 3
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's word for it
+
+
+@dataclass
+class LoadReport:
+    """What a start did.
+
+    Attributes:
+      model: Its name.
+      device: For people, as "cpu" or "NVIDIA L4".
+      dtype: What the language model computes in.
+      phases_s: Seconds of each phase of the start.
+      frame_s: Seconds of a frame that were measured, by batch size.
+    """
+
+    model: str
+    device: str
+    dtype: str
+    phases_s: dict[str, float] = field(default_factory=dict)
+    frame_s: dict[int, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.phases_s[name] = time.perf_counter() - started
+
+
+def load_model(settings: Settings, files: ModelFiles) -> tuple[JaxModel, LoadReport]:
+    """Loads and compiles what ``files`` holds, as the module says.
+
+    Raises:
+      WeightsError: The checkpoint can't be read, or is not of its architecture.
+    """
+    _set_up(settings)
+    device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    dtype = settings.compute_dtype
+    if dtype == "auto":
+        dtype = "float32" if on_cpu else "bfloat16"
+    report = LoadReport(files.name, device.device_kind, dtype)
+
+    with report.phase("parameters"):
+        try:
+            model = JaxModel(
+                ARCHITECTURES[files.name],
+                files,
+                max_frames=settings.frames_per_step,
+                compute_dtype=jnp.dtype(dtype),
+                # The demo's codec is so small that the plain convolution is the faster one.
+                exact_codec=ARCHITECTURES[files.name].is_demo,
+            )
+        except (OSError, KeyError, ValueError) as error:
+            raise WeightsError(
+                f"the checkpoint of {files.name} can't be loaded: {error};"
+                f" `magenta-bento models verify {files.name}` lists what is wrong"
+            ) from error
+
+    with report.phase("compile"):
+        if settings.max_streams:
+            chosen = settings.max_streams
+        else:
+            _try(model, PROBES, report)
+            chosen = _best_size(model, report, on_cpu)
+        if settings.deterministic:
+            model.forget([size for size in model.batch_sizes if size != chosen])
+            _try(model, [chosen], report)
+        else:
+            _try(model, [*(size for size in BATCH_SIZES if size < chosen), chosen], report)
+    log.info(
+        "loaded %s on %s: %.0f MB of parameters, %.1f MB a stream, %s, batch sizes %s (%s)",
+        report.model,
+        report.device,
+        model.parameter_bytes / 1e6,
+        model.state_bytes / 1e6,
+        report.dtype,
+        ", ".join(f"{b} ({report.frame_s[b] * 1e3:.1f} ms a frame)" for b in model.batch_sizes),
+        ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.phases_s.items()),
+    )
+    return model, report
+
+
+def device_memory() -> Mapping[str, int]:
+    """Bytes "limit" and "in_use" of the device, where it reports them."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return {
+        kind: int(stats[key])
+        for kind, key in (("limit", "bytes_limit"), ("in_use", "bytes_in_use"))
+        if key in stats
+    }
+
+
+def line_through(frame_s: Mapping[int, float]) -> tuple[float, float]:
+    """Intercept and slope, seconds, of the straight line through two timed batch sizes."""
+    (small, t_small), (large, t_large) = sorted(frame_s.items())[:2]
+    slope = max(0.0, (t_large - t_small) / (large - small))
+    return t_small - slope * small, slope
+
+
+def largest_in_real_time(frame_s: Mapping[int, float], candidates: Sequence[int]) -> int:
+    """The largest batch size that should keep up with playback; the smallest if none does."""
+    intercept, slope = line_through(frame_s)
+    good = [b for b in candidates if intercept + slope * b <= FRAME_BUDGET_S * HEADROOM]
+    return max(good, default=min(candidates))
+
+
+def _best_size(model: JaxModel, report: LoadReport, on_cpu: bool) -> int:
+    most = LARGEST_ON_CPU if on_cpu else BATCH_SIZES[-1]
+    possible = [
+        size for size in BATCH_SIZES if PROBES[-1] <= size <= most and _expected_to_fit(model, size)
+    ]
+    if not possible or len(report.frame_s) < len(PROBES):
+        return max(model.batch_sizes)
+    return largest_in_real_time(report.frame_s, possible)
+
+
+def _expected_to_fit(model: JaxModel, batch_size: int) -> bool:
+    limit = device_memory().get("limit")
+    if limit is None:
+        return True
+    # A step holds the state before and after it, and as much again while it computes.
+    return model.parameter_bytes + 3 * batch_size * model.state_bytes <= HEADROOM * limit
+
+
+def _try(model: JaxModel, batch_sizes: Sequence[int], report: LoadReport) -> None:
+    """Compiles and runs batch sizes; when memory ends, goes on with the smaller ones.
+
+    Raises:
+      Exception: Not even the smallest one fits, or something else is wrong.
+    """
+    model.compile(batch_sizes)
+    for size in batch_sizes:
+        if size in report.frame_s:
+            continue
+        try:
+            report.frame_s[size] = time_a_frame(model, size)
+        except Exception as error:
+            smaller = [b for b in model.batch_sizes if b < size]
+            if OUT_OF_MEMORY not in str(error) or not smaller:
+                raise
+            log.warning(
+                "a batch of %d streams does not fit into device memory: serving up to %d",
+                size,
+                smaller[-1],
+            )
+            model.forget([b for b in model.batch_sizes if b >= size])
+            return
+
+
+def time_a_frame(model: Model, batch_size: int) -> float:
+    """Seconds of one frame of a full batch, the best of a few steps."""
+    state = model.init_state(batch_size)
+    state = model.insert(state, batch_size - 1, seed=0)
+    inputs = StepInputs(
+        tokens=np.full((batch_size, SIZE), 7, np.int32),
+        temperature=np.ones(batch_size, np.float32),
+        top_k=np.full(batch_size, 40, np.int32),
+        active=np.ones(batch_size, np.bool_),
+        frames=model.max_frames,
+    )
+    best = float("inf")
+    for _ in range(PROBE_STEPS):
+        started = time.perf_counter()
+        state, audio = model.step(state, inputs)
+        audio.fetch()
+        best = min(best, (time.perf_counter() - started) / model.max_frames)
+    return best
+
+
+def _set_up(settings: Settings) -> None:
+    settings.compile_cache.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(settings.compile_cache))
+    # Cache everything: a start runs dozens of programs that each compile in under a second.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,167 @@
+"""What a server process holds: settings, metrics, and the model once it is loaded.
+
+    LOADING ──> READY ──> DRAINING
+       └──────────┴─────> FAILED
+
+Loading takes long and runs on its own thread, so that health checks are answered meanwhile.
+
+Invariant: ``engine`` and ``styles`` are there exactly while the phase is READY or DRAINING.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from magenta_bento import __version__
+from magenta_bento.config import Settings
+from magenta_bento.engine.engine import Engine
+from magenta_bento.errors import MagentaBentoError, NotReady
+from magenta_bento.metrics import Metrics
+from magenta_bento.style import StyleEncoder
+from magenta_bento.weights.catalog import DEMO, ModelFiles
+
+log = logging.getLogger("magenta_bento")
+
+LOADING_RETRY_AFTER_S = 5
+DEMO_NOTE = "an untrained demo model, not Magenta's music"
+
+
+class ServerPhase(StrEnum):
+    LOADING = "loading"
+    READY = "healthy"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What READY brings."""
+
+    engine: Engine
+    styles: StyleEncoder
+    device: str
+    dtype: str
+
+
+class Runtime:
+    """See the module.
+
+    Args:
+      settings: How to load and serve.
+      files: Which model.
+      metrics: Where to count.
+      on_death: Called once, on another thread, when loading fails or the engine dies; the
+        process should exit, for its supervisor to start it anew.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        files: ModelFiles,
+        metrics: Metrics,
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        self.settings = settings
+        self.files = files
+        self.metrics = metrics
+        self.phase = ServerPhase.LOADING
+        self._loaded: Loaded | None = None
+        self._on_death = on_death
+
+    @property
+    def is_demo(self) -> bool:
+        return self.files.name == DEMO
+
+    def start(self) -> None:
+        """Begins to load; returns at once."""
+        threading.Thread(target=self._load, name="load", daemon=True).start()
+
+    @property
+    def loaded(self) -> Loaded:
+        """What requests work with.
+
+        Raises:
+          NotReady: The model is loading, has failed, or the server shuts down.
+        """
+        if self.phase is ServerPhase.READY and self._loaded is not None:
+            return self._loaded
+        raise NotReady(
+            f"the server takes no requests: its model is {self.phase}",
+            retry_after_s=LOADING_RETRY_AFTER_S,
+        )
+
+    def health(self) -> dict[str, object]:
+        """The body of /health."""
+        body: dict[str, object] = {
+            "status": self.phase.value,
+            "models_loaded": self._loaded is not None,
+            "model": self.files.name,
+            "device": self._loaded.device if self._loaded else None,
+            "version": __version__,
+        }
+        if self.is_demo:
+            body["note"] = DEMO_NOTE
+        if self._loaded:
+            engine = self._loaded.engine
+            body |= {
+                "dtype": self._loaded.dtype,
+                "streams": {
+                    "active": engine.active,
+                    "capacity": engine.capacity,
+                    "waiting": engine.waiting,
+                },
+            }
+        return body
+
+    def shut_down(self) -> None:
+        """Lets running streams finish within the grace period, then ends the rest. Blocks."""
+        self._enter(ServerPhase.DRAINING)
+        if self._loaded is not None:
+            if not self._loaded.engine.drain(self.settings.shutdown_grace_s):
+                log.warning("the grace period is over: the streams left are cut")
+            self._loaded.engine.stop()
+
+    def _load(self) -> None:
+        try:
+            from magenta_bento.model.loader import load_model  # here, because jax takes seconds
+
+            model, report = load_model(self.settings, self.files)
+            with report.phase("styles"):
+                styles = StyleEncoder(self.files.musiccoca_dir)
+                styles.warm_up()
+            engine = Engine(
+                model,
+                queue_bound=self.settings.max_queue,
+                metrics=self.metrics,
+                on_death=self._die,
+            )
+            engine.start()
+        except Exception as error:
+            if not isinstance(error, MagentaBentoError):
+                log.critical("loading failed", exc_info=True)
+            self._die(error)
+            return
+        self.metrics.build_info.labels(__version__, report.model, report.device, report.dtype).set(
+            1
+        )
+        for name, seconds in report.phases_s.items():
+            self.metrics.load_seconds.labels(name).set(seconds)
+        self.metrics.parameter_bytes.set(model.parameter_bytes)
+        self._loaded = Loaded(engine, styles, report.device, report.dtype)
+        self._enter(ServerPhase.READY)
+        log.info("ready: up to %d streams at once", engine.capacity)
+        what = f"{self.files.name} ({DEMO_NOTE})" if self.is_demo else self.files.name
+        log.info("serving %s at %s", what, self.settings.public_url)
+
+    def _die(self, error: BaseException) -> None:
+        log.critical("the server can't go on: %s", error)
+        self._enter(ServerPhase.FAILED)
+        self._on_death(error)
+
+    def _enter(self, phase: ServerPhase) -> None:
+        self.phase = phase
+        self.metrics.ready.set(1 if phase is ServerPhase.READY else 0)

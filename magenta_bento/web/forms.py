@@ -1,0 +1,233 @@
+"""From the bytes of a body to a validated request.
+
+1. The body is read with its size bounded while it arrives.
+2. Multipart, urlencoded and JSON bodies all become a list of values a field.
+3. The request's own type validates them; every fault becomes one entry of one 400.
+
+Invariant: text in a form stays as typed ("808", "true", "null" and "[brackets]" are prompts),
+a file field only ever takes an uploaded file, and no file outlives its request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from magenta_bento.errors import (
+    InvalidInput,
+    PayloadTooLarge,
+    Problem,
+    ServiceError,
+    UnsupportedMedia,
+    shorten,
+)
+from magenta_bento.web.requests import MAX_AUDIO_PROMPTS, ApiRequest, Upload
+
+MULTIPART = "multipart/form-data"
+URLENCODED = "application/x-www-form-urlencoded"
+JSON = "application/json"
+
+MAX_FIELDS = 128
+MAX_FIELD_BYTES = 256 * 1024
+# What a body may hold beside its files: fields, part headers and boundaries.
+OVERHEAD_BYTES = 1_000_000
+# BentoML's own client writes form values as JSON, as no other client does.
+_BENTOML_CLIENT = "BentoML HTTP Client/"
+
+R = TypeVar("R", bound=ApiRequest)
+Values = dict[str, list[Any]]
+
+
+@asynccontextmanager
+async def parsed(request: Request, model: type[R], max_file_bytes: int) -> AsyncIterator[R]:
+    """The validated body of a request; its uploads are closed at the end.
+
+    Args:
+      request: Its body is read here, and not before.
+      model: What it should be.
+      max_file_bytes: Bound on the files of a body, together.
+
+    Raises:
+      InvalidInput: Any field is wrong; all wrong ones are named.
+      PayloadTooLarge: The body is, found out without reading all of it.
+      UnsupportedMedia: The body is neither a form nor JSON.
+      ClientDisconnect: The client went away.
+    """
+    form = FormData()
+    try:
+        if _media_type(request) == JSON:
+            values = _json_values(await _read(request, max_bytes=OVERHEAD_BYTES))
+        else:
+            form = await _read_form(request, max_file_bytes)
+            values = _form_values(form, model, request)
+        yield _validated(model, values)
+    finally:
+        await form.close()
+
+
+def _media_type(request: Request) -> str:
+    """The body's media type; none is JSON, as BentoML has it, if there is no body."""
+    given = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type = given or JSON
+    if media_type not in (MULTIPART, URLENCODED, JSON):
+        raise UnsupportedMedia(
+            f"the body must be {MULTIPART}, {URLENCODED} or {JSON}, got {shorten(given)}"
+        )
+    return media_type
+
+
+async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; stops as soon as they are too many."""
+    too_large = PayloadTooLarge(
+        f"the body is larger than the {max_bytes / 1e6:g} MB that are taken"
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    read = 0
+    async for chunk in request.stream():
+        read += len(chunk)
+        if read > max_bytes:
+            raise too_large
+        yield chunk
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    return b"".join([chunk async for chunk in _bounded(request, max_bytes)])
+
+
+async def _read_form(request: Request, max_file_bytes: int) -> FormData:
+    try:
+        if _media_type(request) == URLENCODED:
+            stream = _bounded(request, OVERHEAD_BYTES)
+            parser: FormParser | MultiPartParser = FormParser(
+                request.headers, stream, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+            )
+        else:
+            parser = MultiPartParser(
+                request.headers,
+                _bounded(request, max_file_bytes + OVERHEAD_BYTES),
+                max_files=MAX_AUDIO_PROMPTS,
+                max_fields=MAX_FIELDS,
+                max_part_size=MAX_FIELD_BYTES,
+            )
+        form = await parser.parse()
+    except (ServiceError, ClientDisconnect):
+        raise
+    except MultiPartException as error:
+        raise InvalidInput(f"the form can't be read: {error.message}") from error
+    except ValueError as error:  # what python-multipart raises for a malformed query string
+        raise InvalidInput(f"the form can't be read: {error}") from error
+    files = [value for value in form.values() if isinstance(value, UploadFile)]
+    size = sum(file.size or 0 for file in files)
+    if size > max_file_bytes:
+        await form.close()
+        raise PayloadTooLarge(
+            f"uploads may have {max_file_bytes / 1e6:g} MB together, got {size / 1e6:.1f} MB"
+        )
+    return form
+
+
+def _json_values(body: bytes) -> Values:
+    try:
+        fields = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"the body is not JSON: {shorten(str(error))}") from error
+    if not isinstance(fields, dict):
+        raise InvalidInput("the body must be a JSON object with a field each")
+    return {name: [value] for name, value in fields.items() if value is not None}
+
+
+def _form_values(form: FormData, model: type[ApiRequest], request: Request) -> Values:
+    from_bentoml = request.headers.get("user-agent", "").startswith(_BENTOML_CLIENT)
+    values: Values = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            values.setdefault(name, []).append(Upload(value.filename or "", value.file))
+            continue
+        meant = _from_json(value) if from_bentoml else value
+        optional = name in model.model_fields and not model.model_fields[name].is_required()
+        # A form sends every input it has: an optional one left empty was not given.
+        if meant is None or (meant == "" and optional):
+            continue
+        values.setdefault(name, []).append(meant)
+    return values
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _validated(model: type[R], values: Values) -> R:
+    problems: list[Problem] = []
+    fields: dict[str, Any] = {}
+    uploads: dict[str, list[Upload]] = {}
+    for name, given in values.items():
+        is_file = name in model.multipart_fields
+        is_list = name in model.model_fields and _is_list(model, name)
+        if problem := _misplaced(name, given, is_file=is_file, is_list=is_list):
+            problems.append(problem)
+        elif is_file:
+            uploads[name] = given
+            # A path that names the upload and leads nowhere.
+            names = [PurePath(upload.filename) for upload in given]
+            fields[name] = names if is_list else names[0]
+        else:
+            fields[name] = given if len(given) > 1 else given[0]
+    faulty = {problem.field for problem in problems}
+    try:
+        request: R = model.model_validate(fields)
+    except ValidationError as error:
+        problems += [p for e in error.errors() if (p := _problem(e)).field not in faulty]
+    except InvalidInput as error:
+        problems += error.problems
+    if problems:
+        raise InvalidInput("; ".join(map(_sentence, problems)), problems=problems)
+    request._uploads.update(uploads)
+    return request
+
+
+def _misplaced(name: str, given: list[Any], *, is_file: bool, is_list: bool) -> Problem | None:
+    """What is wrong with the kind or number of a field's values."""
+    are_files = [isinstance(value, Upload) for value in given]
+    if is_file and not all(are_files):
+        text = shorten(next(value for value in given if not isinstance(value, Upload)))
+        return Problem(name, "must be an uploaded file; a URL or path is never fetched", text)
+    if not is_file and any(are_files):
+        return Problem(name, "must be a value, not an uploaded file")
+    if len(given) > 1 and not is_list:
+        return Problem(name, "must be given once", f"{len(given)} times")
+    return None
+
+
+def _is_list(model: type[ApiRequest], name: str) -> bool:
+    return str(model.model_fields[name].annotation).startswith(("list", "typing.List"))
+
+
+def _problem(error: Mapping[str, Any]) -> Problem:
+    place = error["loc"]
+    field = str(place[0]) if place else ""
+    field += "".join(f"[{i}]" for i in place[1:] if isinstance(i, int))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = "is not a field of this route"
+    message = message.replace("Input should be", "must be").replace("Field required", "is required")
+    shown = error["type"] != "missing" and bool(place)
+    return Problem(field, message, shorten(error["input"]) if shown else None)
+
+
+def _sentence(problem: Problem) -> str:
+    where = f"{problem.field}: " if problem.field else ""
+    got = f", got {problem.value}" if problem.value is not None else ""
+    return f"{where}{problem.message}{got}"

@@ -1,0 +1,57 @@
+"""The last touch on every answer: errors that others worded get our one shape.
+
+Routing's 404 and 405, probes' 503 and whatever a library answers as plain text pass here.
+
+Invariant: what leaves with a status of 400 or more is JSON with ``error`` and ``type``.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class OneErrorShape:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        replaced = False
+
+        async def reshape(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and _is_foreign(message):
+                replaced = True
+                await _send_instead(scope, message, receive, send)
+            elif not replaced:
+                await send(message)
+
+        await self.app(scope, receive, reshape)
+
+
+def _is_foreign(start: Message) -> bool:
+    headers = MutableHeaders(raw=list(start["headers"]))
+    is_json = headers.get("content-type", "").startswith("application/json")
+    return start["status"] >= HTTPStatus.BAD_REQUEST and not is_json
+
+
+async def _send_instead(scope: Scope, start: Message, receive: Receive, send: Send) -> None:
+    phrase = HTTPStatus(start["status"]).phrase.lower()
+    told = f"{scope['method']} {scope['path']}: {phrase}"
+    body = {"error": told, "type": phrase.replace(" ", "_"), "detail": []}
+    response = JSONResponse(body, status_code=start["status"], headers=_kept(start))
+    await response(scope, receive, send)
+
+
+def _kept(start: Message) -> dict[str, str]:
+    """Headers that still hold for another body."""
+    headers = dict(MutableHeaders(raw=list(start["headers"])))
+    return {k: v for k, v in headers.items() if k not in ("content-length", "content-type")}

@@ -1,0 +1,209 @@
+"""The requests of the REST API, as validated frozen types.
+
+Each is at once what BentoML publishes (OpenAPI, ``/schema.json``, its Python client) and what
+the service works with. How the bytes of a body become one of these is ``web.forms``'s matter.
+
+Invariant: whoever holds one of these need not check it again, but for what only a setting
+bounds (``MAX_DURATION``) or only decoding shows (whether an upload is audio).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+from _bentoml_sdk import IODescriptor
+from bentoml.validators import ContentType
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
+from starlette.requests import Request
+
+from magenta_bento import conditioning
+from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.errors import InvalidInput
+
+MAX_PROMPT_CHARS = 1_000
+MAX_TEXT_PROMPTS = 16
+MAX_AUDIO_PROMPTS = 8
+MAX_SEED = 2**32 - 1
+MAX_TEMPERATURE = 4.0
+MAX_TOP_K = 1_024  # codes of one RVQ level
+MAX_WEIGHT = 1_000.0
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An uploaded file, not looked into yet.
+
+    Attributes:
+      filename: As the client named it; only ever shown, never opened.
+      file: Its bytes, at their beginning; on disk without a name when large.
+    """
+
+    filename: str
+    file: BinaryIO
+
+
+@dataclass(frozen=True)
+class Unparsed:
+    """What BentoML takes for the parsed fields of a body, and hands on to the API method."""
+
+    request: Request
+    model_fields = ("request",)  # what BentoML reads to know the method's arguments
+
+
+class ApiRequest(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
+    """Base of all bodies.
+
+    BentoML would parse the body itself, but turns form values into JSON where it can, loses
+    file names, fetches URLs that stand in file fields, and words errors its own way. So it is
+    only told where the request is, and ``web.endpoint`` parses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    _uploads: dict[str, list[Upload]] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    async def from_http_request(cls, request: Request, serde: Any) -> Any:
+        return Unparsed(request)
+
+    def uploads(self, field: str) -> list[Upload]:
+        """The files of a file field; the field itself only has their names."""
+        return self._uploads.get(field, [])
+
+
+def _not_blank(prompt: str) -> str:
+    if not prompt.strip():
+        raise ValueError("must hold more than white space")
+    return prompt
+
+
+def _not_zero(weight: float) -> float:
+    if weight == 0:
+        raise ValueError("must not be 0")
+    return weight
+
+
+def _as_list(value: Any) -> Any:
+    """A list as itself, a JSON list as what it holds, other text cut at its commas."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = None
+        if isinstance(parsed, list):
+            return parsed
+    return [item.strip() for item in value.split(",")] if value.strip() else []
+
+
+Prompt = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the music is like."),
+    AfterValidator(_not_blank),
+]
+Weight = Annotated[
+    float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False), AfterValidator(_not_zero)
+]
+Weights = Annotated[list[Weight], BeforeValidator(_as_list)]
+AudioFile = Annotated[Path, ContentType("audio/*")]
+
+
+class GenerationRequest(ApiRequest):
+    """What every generation can be told beside its prompts."""
+
+    duration: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds of music, up to MAX_DURATION; rounded up to whole 40 ms frames.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="The same request with the same seed gives the same music; random if absent.",
+    )
+    temperature: float = Field(
+        conditioning.DEFAULT_TEMPERATURE,
+        ge=0,
+        le=MAX_TEMPERATURE,
+        allow_inf_nan=False,
+        description="How freely codes are drawn; 0 always takes the likeliest.",
+    )
+    top_k: int = Field(
+        conditioning.DEFAULT_TOP_K,
+        ge=1,
+        le=MAX_TOP_K,
+        description="How many of the likeliest codes may be drawn.",
+    )
+    guidance: float = Field(
+        conditioning.DEFAULT_GUIDANCE,
+        ge=conditioning.GUIDANCE_RANGE[0],
+        le=conditioning.GUIDANCE_RANGE[1],
+        allow_inf_nan=False,
+        description="How closely the music follows the prompts, in steps of 0.2.",
+    )
+    format: AudioFormat = Field(AudioFormat.mp3, description="The file format of the answer.")
+
+
+class TextRequest(GenerationRequest):
+    prompt: Prompt
+
+
+class AudioRequest(GenerationRequest):
+    audio_file: AudioFile = Field(description="The audio whose style is taken.")
+    prompt: Prompt | None = None
+    audio_weight: Weight = Field(1.0, description="Share of the audio beside the prompt.")
+    text_weight: Weight = Field(1.0, description="Share of the prompt beside the audio.")
+
+
+class BlendRequest(GenerationRequest):
+    text_prompts: Annotated[list[Prompt], BeforeValidator(_as_list)] = Field(
+        default=[],
+        max_length=MAX_TEXT_PROMPTS,
+        description="Comma-separated, a JSON list, or the field repeated.",
+    )
+    text_weights: Weights = Field(default=[], description="One for each text prompt; 1 if absent.")
+    audio_files: list[AudioFile] = Field(
+        default=[], max_length=MAX_AUDIO_PROMPTS, description="Audio prompts."
+    )
+    audio_weights: Weights = Field(default=[], description="One for each audio file; 1 if absent.")
+
+    @model_validator(mode="after")
+    def _counts_match(self) -> BlendRequest:
+        if not self.text_prompts and not self.audio_files:
+            raise ValueError("text_prompts or audio_files must hold at least one prompt")
+        for weights, prompts in (
+            ("text_weights", "text_prompts"),
+            ("audio_weights", "audio_files"),
+        ):
+            given, due = len(getattr(self, weights)), len(getattr(self, prompts))
+            if given not in (0, due):
+                raise InvalidInput.field(
+                    weights, f"must be one for each of the {due} {prompts}", f"{given} weights"
+                )
+        return self
+
+
+class EmbedTextRequest(ApiRequest):
+    prompt: Prompt
+    use_mapper: bool = Field(
+        False, description="Map the embedding into audio space, as generation does."
+    )
+
+
+class EmbedAudioRequest(ApiRequest):
+    audio_file: AudioFile = Field(description="The audio to embed.")

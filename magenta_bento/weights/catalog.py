@@ -1,0 +1,160 @@
+"""Which files a model consists of, where they lie, and which model is served.
+
+Upstream's ``mrt`` command and this package share one layout, so that files fetched by either
+serve both::
+
+    $MAGENTA_HOME/magenta-rt-v2/checkpoints/<name>.safetensors
+    $MAGENTA_HOME/magenta-rt-v2/resources/musiccoca/*
+
+The demo lies in this package, in the same layout.
+
+Invariant: a model is only ever chosen when each of its files is there and whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from magenta_bento.config import Settings
+from magenta_bento.errors import WeightsError
+from magenta_bento.weights.header import read_header
+
+# Best first: the order in which ``auto`` looks.
+TRAINED = ("mrt2_base", "mrt2_small")
+DEMO = "demo"
+NAMES = (*TRAINED, DEMO)
+
+# One file a role; the names are upstream's.
+MUSICCOCA_FILES = (
+    "spm.model",
+    "text_encoder.tflite",
+    "audio_preprocessor.tflite",
+    "music_encoder.tflite",
+    "pretrained_vector_quantizer.tflite",
+    "mapper.tflite",
+)
+
+_CHECKPOINTS = Path("checkpoints")
+_MUSICCOCA = Path("resources") / "musiccoca"
+_DEMO_ROOT = Path(__file__).parent / DEMO
+
+_LFS_POINTER = b"version https://git-lfs"  # what `git clone` leaves where git-lfs is absent
+_TFLITE_MAGIC = b"TFL3"  # bytes 4 to 8 of every LiteRT model
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model, there or not.
+
+    Attributes:
+      name: One of :data:`NAMES`.
+      checkpoint: The safetensors file of the language model and the codec's decoder.
+      musiccoca_dir: The folder of the style encoder's six files.
+    """
+
+    name: str
+    checkpoint: Path
+    musiccoca_dir: Path
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (self.checkpoint, *(self.musiccoca_dir / name for name in MUSICCOCA_FILES))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of the files that are there."""
+        return sum(path.stat().st_size for path in self.all if path.is_file())
+
+    def faults(self) -> Mapping[Path, str]:
+        """Each file that can't be used, with why ("missing", "empty", "incomplete", …)."""
+        return {path: fault for path in self.all if (fault := fault_of(path)) is not None}
+
+    def missing(self) -> list[Path]:
+        """The files that are absent or not whole."""
+        return list(self.faults())
+
+
+def fault_of(path: Path) -> str | None:
+    """Why a file of a model can't be used; None when it is there and whole."""
+    try:
+        if not path.is_file():
+            return "missing"
+        if path.stat().st_size == 0:
+            return "empty"
+        with path.open("rb") as file:
+            head = file.read(len(_LFS_POINTER))
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    if head == _LFS_POINTER:
+        return "a git-lfs pointer, not the file itself"
+    return _WHOLE.get(path.suffix, _accept)(path, head)
+
+
+def locate(name: str, settings: Settings) -> ModelFiles:
+    """Where a model's files are, or would be.
+
+    Raises:
+      WeightsError: There is no model of that name.
+    """
+    if name not in NAMES:
+        raise WeightsError(f"there is no model {name!r}; there are {', '.join(NAMES)}")
+    root = _root(name, settings)
+    return ModelFiles(name, root / _CHECKPOINTS / f"{name}.safetensors", root / _MUSICCOCA)
+
+
+def home(settings: Settings) -> Path:
+    """The root of upstream's layout, which mirrors the layout of the model hub's repository."""
+    return settings.magenta_home.expanduser() / "magenta-rt-v2"
+
+
+def choose(settings: Settings) -> ModelFiles:
+    """The model to serve.
+
+    Raises:
+      WeightsError: A file of the model that ``MAGENTA_MODEL`` names is missing or damaged; the
+        message lists every such file, and the command that mends it.
+    """
+    wanted = settings.magenta_model
+    for name in NAMES if wanted == "auto" else (wanted,):
+        files = locate(name, settings)
+        faults = files.faults()
+        if not faults:
+            return files
+    root = _root(name, settings)
+    shown = ", ".join(f"{path.relative_to(root)} ({fault})" for path, fault in faults.items())
+    raise WeightsError(f"{name} can't be served from {root}: {shown}. {remedy(name)}")
+
+
+def remedy(name: str) -> str:
+    """One sentence: the exact command that makes a model's files whole."""
+    if name == DEMO:
+        return "Reinstall magenta-bento: the demo is part of it."
+    return f"Run: magenta-bento models download {name}"
+
+
+def _root(name: str, settings: Settings) -> Path:
+    return _DEMO_ROOT if name == DEMO else home(settings)
+
+
+def _whole_safetensors(path: Path, _head: bytes) -> str | None:
+    try:
+        read_header(path)
+    except WeightsError:
+        return "incomplete"
+    return None
+
+
+def _whole_tflite(_path: Path, head: bytes) -> str | None:
+    return None if head[4:8] == _TFLITE_MAGIC else "incomplete"
+
+
+def _accept(_path: Path, _head: bytes) -> str | None:
+    return None
+
+
+_WHOLE: Mapping[str, Callable[[Path, bytes], str | None]] = MappingProxyType(
+    {".safetensors": _whole_safetensors, ".tflite": _whole_tflite}
+)

@@ -1,0 +1,387 @@
+"""Uploads: every format we name, files that lie or bomb, and that nothing is left behind."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from audio_files import (
+    TONE_HZ,
+    by_ffmpeg,
+    by_libsndfile,
+    id3_picture,
+    loudest_hz,
+    silent_flac,
+    tone,
+    tone_pcm,
+    wav_bytes,
+)
+
+from magenta_bento.audio import decode
+from magenta_bento.audio.decode import Decoded, DecodeLimits, decode_upload
+from magenta_bento.audio.encode import encode, make_encoder
+from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.limits import MAX_CHANNELS
+from magenta_bento.audio.sniff import Kind, sniff
+from magenta_bento.audio.tags import Tags
+from magenta_bento.errors import InvalidInput, UndecodableAudio
+
+LIMITS = DecodeLimits(max_seconds=60)
+HOSTILE_S = 5.0  # a hostile file has its answer within this time
+
+BY_LIBSNDFILE = [
+    *(("WAV", subtype) for subtype in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")),
+    *(("WAV", subtype) for subtype in ("ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM")),
+    *(("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("FLAC", "PCM_16"), ("FLAC", "PCM_24")),
+    *(("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")),
+]
+BY_FFMPEG = {
+    "m4a": ("-c:a", "aac", "-f", "ipod"),
+    "m4a-faststart": ("-c:a", "aac", "-movflags", "faststart", "-f", "mp4"),
+    "m4a-fragmented": ("-c:a", "aac", "-movflags", "frag_keyframe+empty_moov", "-f", "mp4"),
+    "alac": ("-c:a", "alac", "-f", "ipod"),
+    "adts": ("-c:a", "aac", "-f", "adts"),
+    "mp3-vbr": ("-c:a", "libmp3lame", "-q:a", "4", "-f", "mp3"),
+    "mp3-bare": ("-c:a", "libmp3lame", "-write_xing", "0", "-id3v2_version", "0", "-f", "mp3"),
+    "ogg-opus": ("-c:a", "libopus", "-f", "ogg"),
+    "ogg-flac": ("-c:a", "flac", "-f", "ogg"),
+    "wav-mp3": ("-c:a", "libmp3lame", "-f", "wav"),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After every test: no temporary file and no child process."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    yield
+    assert list(home.iterdir()) == []
+    assert_gone(str(home))
+
+
+def assert_gone(mark: str) -> None:
+    """No process has ``mark`` in its command line; one that was killed may take a moment."""
+    deadline = time.monotonic() + 3
+    while left := [pid for pid, command in processes() if mark in command]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.02)
+
+
+def processes() -> list[tuple[str, str]]:
+    """Every live process: its id and its command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            found.append((entry.name, (entry / "cmdline").read_bytes().decode(errors="replace")))
+        except OSError:
+            continue
+    return found
+
+
+def refused(path: Path, limits: DecodeLimits = LIMITS) -> InvalidInput:
+    start = time.monotonic()
+    with pytest.raises(InvalidInput) as caught:
+        decode_upload(path, limits)
+    assert time.monotonic() - start < HOSTILE_S
+    assert caught.value.status == 400
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def assert_tone(decoded: Decoded, seconds: float, channels: int, slack_s: float = 0.0) -> None:
+    samples, rate = decoded.samples, decoded.sample_rate_hz
+    assert samples.dtype == np.float32
+    assert samples.shape[1] == channels
+    assert abs(len(samples) / rate - seconds) <= slack_s
+    for channel in samples.T:
+        assert loudest_hz(channel, rate) == pytest.approx(TONE_HZ, abs=3)
+        assert np.abs(channel).max() == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize(("format", "subtype"), BY_LIBSNDFILE)
+def test_libsndfile_formats(format: str, subtype: str, tmp_path: Path) -> None:
+    path = by_libsndfile(tmp_path / "upload.bin", tone(1.0), 48_000, format, subtype)
+    slack_s = 0.03 if "ADPCM" in subtype else 0.0  # whole blocks only
+    assert_tone(decode_upload(path, LIMITS), 1.0, 2, slack_s)
+
+
+@pytest.mark.parametrize("name", BY_FFMPEG)
+def test_ffmpeg_formats(name: str, tmp_path: Path) -> None:
+    path = by_ffmpeg(tmp_path / "UPLOAD.TXT", tone(1.0), 48_000, *BY_FFMPEG[name])
+    assert_tone(decode_upload(path, LIMITS), 1.0, 2, slack_s=0.08)  # encoders pad
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 22_050, 44_100, 96_000, 192_000, 384_000])
+def test_rates_are_kept(rate_hz: int, tmp_path: Path) -> None:
+    path = by_libsndfile(tmp_path / "a", tone(1.0, rate_hz), rate_hz, "WAV", "PCM_16")
+    decoded = decode_upload(path, LIMITS)
+    assert decoded.sample_rate_hz == rate_hz
+    assert_tone(decoded, 1.0, 2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+def test_channels_are_kept(channels: int, tmp_path: Path) -> None:
+    path = by_libsndfile(tmp_path / "a", tone(0.2, 48_000, channels), 48_000, "WAVEX", "PCM_16")
+    assert_tone(decode_upload(path, LIMITS), 0.2, channels)
+
+
+def test_samples_are_the_very_ones(tmp_path: Path) -> None:
+    sent = np.random.default_rng(0).uniform(-1, 1, (200_000, 2)).astype(np.float32)
+    path = by_libsndfile(tmp_path / "a", sent, 48_000, "WAV", "FLOAT")
+    np.testing.assert_array_equal(decode_upload(path, LIMITS).samples, sent)
+
+
+def test_ffmpeg_keeps_samples_and_channels_apart(tmp_path: Path) -> None:
+    sent = np.random.default_rng(0).integers(-32_768, 32_768, (48_000, 2)) / np.float32(32_768)
+    path = by_ffmpeg(tmp_path / "a", sent.astype(np.float32), 48_000, *BY_FFMPEG["alac"])
+    np.testing.assert_array_equal(decode_upload(path, LIMITS).samples, sent)
+
+
+@pytest.mark.parametrize("format", AudioFormat)
+def test_our_own_files_and_streams_come_back(format: AudioFormat, tmp_path: Path) -> None:
+    whole, stream = tmp_path / "whole", tmp_path / "stream"
+    whole.write_bytes(encode(format, tone_pcm(48_000), Tags("t"), 256))
+    encoder = make_encoder(format, Tags("t"), 256, streamed=True)
+    stream.write_bytes(encoder.feed(tone_pcm(48_000)) + encoder.finish())
+    assert len(decode_upload(whole, LIMITS).samples) == 48_000
+    assert len(decode_upload(stream, LIMITS).samples) == pytest.approx(48_000, abs=3_500)
+
+
+@pytest.mark.parametrize("name", ["mp3", "ogg", "flac", "wav", "adts"])
+def test_a_file_that_was_cut_gives_what_decodes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    if name == "adts":
+        by_ffmpeg(path, tone(8), 48_000, *BY_FFMPEG["adts"])
+    else:
+        path.write_bytes(encode(AudioFormat(name), tone_pcm(8 * 48_000), Tags("t"), 256))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    decoded = decode_upload(path, LIMITS)
+    assert 3 < len(decoded.samples) / 48_000 < 5
+    assert loudest_hz(decoded.samples[:, 0], 48_000) == pytest.approx(TONE_HZ, abs=3)
+
+
+def test_mp3_that_starts_in_the_middle_of_a_frame(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(encode(AudioFormat.mp3, tone_pcm(96_000), Tags(), 256)[5_000:])
+    assert 1.5 < len(decode_upload(path, LIMITS).samples) / 48_000 < 2.1
+
+
+@pytest.mark.parametrize("name", ["mp3", "adts"])
+def test_a_large_picture_in_front(name: str, tmp_path: Path) -> None:
+    plain = by_ffmpeg(
+        tmp_path / "p", tone(1), 48_000, *BY_FFMPEG["adts" if name == "adts" else "mp3-bare"]
+    )
+    path = tmp_path / "a"
+    path.write_bytes(id3_picture(6_000_000) + plain.read_bytes())
+    assert_tone(decode_upload(path, LIMITS), 1.0, 2, slack_s=0.08)
+
+
+def test_name_and_case_do_not_matter(tmp_path: Path) -> None:
+    path = by_libsndfile(tmp_path / "x", tone(0.2), 48_000, "FLAC", "PCM_16")
+    for name in ("LOUD.WAV", "none", "lies.mp3", "-i.m4a", "größe 🎹.xyz"):
+        path = path.rename(tmp_path / name)
+        assert_tone(decode_upload(path, LIMITS), 0.2, 2)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"just some words\n" * 4_000,
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        b"<?xml version='1.0'?><MPD/>",
+        b"\xff\xfe" + "words in UTF-16 ".encode("utf-16-le") * 4_000,
+        b"\x89PNG\r\n\x1a\n" + bytes(2_000),
+        b"\xff\xd8\xff\xe0" + bytes(range(256)) * 300,
+        b"PK\x03\x04" + bytes(1_000),
+        b"\xff" * 200_000,
+        b"\xff\xfb\x90\x00" * 50_000,
+        bytes(100_000),
+        b"\0",
+        b"ID3\x04\0\0\x7f\x7f\x7f\x7f",
+        id3_picture(100_000) + b"words" * 9_000,
+        np.random.default_rng(1).bytes(500_000),
+    ],
+    ids=lambda data: repr(data[:12]),
+)
+def test_what_is_not_audio(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    path.write_bytes(data)
+    error = refused(path)
+    assert isinstance(error, UndecodableAudio)
+    assert "MP3, WAV, FLAC, OGG" in error.message
+
+
+@pytest.mark.parametrize("head", [b"fLaC", b"OggS", b"RIFF\0\0\0\0WAVE", b"\0\0\0\x20ftypM4A "])
+@pytest.mark.parametrize(
+    "body",
+    [b"", bytes(5_000), b"\xff" * 5_000, b"#EXTM3U\nfile:///etc/passwd\n" * 99],
+    ids=["empty", "zeros", "ones", "playlist"],
+)
+def test_a_right_beginning_and_nothing_after(head: bytes, body: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(head + body)
+    assert isinstance(refused(path), UndecodableAudio)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    assert "holds no audio" in refused(tmp_path / "a.wav").message
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "ogg", "m4a"])
+def test_zero_samples(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    if name == "m4a":
+        by_ffmpeg(path, tone(0), 48_000, *BY_FFMPEG["m4a"])
+    elif name == "flac":  # libsndfile leaves an empty file
+        by_ffmpeg(path, tone(0), 48_000, "-c:a", "flac", "-f", "flac")
+    else:
+        path.write_bytes(encode(AudioFormat(name), tone_pcm(0), Tags(), 256))
+    assert "no audio" in refused(path).message
+
+
+def test_missing_file_is_not_the_clients_fault(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        decode_upload(tmp_path / "none", LIMITS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_samples_that_are_not_finite(value: float, tmp_path: Path) -> None:
+    samples = tone(0.5).astype(np.float64)
+    samples[12_345, 1] = value
+    path = tmp_path / "a"
+    path.write_bytes(wav_bytes(samples.tobytes(), channels=2, bits=64, code=3))
+    assert "not finite" in refused(path).message
+
+
+@pytest.mark.parametrize("rate_hz", [1, 3_999, 384_001, 2**31 - 1])
+def test_rates_out_of_bounds(rate_hz: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(wav_bytes(bytes(2_000), rate_hz=rate_hz))
+    message = refused(path).message
+    assert "4000 to 384000" in message
+    assert str(rate_hz) in message
+
+
+@pytest.mark.parametrize("channels", [9, 64, 1_024])
+def test_too_many_channels(channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(wav_bytes(bytes(channels * 200), channels=channels))
+    message = refused(path).message
+    assert f"1 to {MAX_CHANNELS}" in message
+    assert str(channels) in message
+
+
+@pytest.mark.parametrize(
+    "changed", [{"channels": 0}, {"rate_hz": 0}, {"bits": 0}, {"bits": 65_528}, {"code": 0x1234}]
+)
+def test_headers_that_make_no_sense(changed: dict[str, int], tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(wav_bytes(bytes(20_000), **changed))
+    refused(path)
+
+
+def test_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    data = (tone(1.0, channels=1) * 32_767).astype("<i2").tobytes()
+    for claimed in (2**32 - 1, 2**31, len(data) * 10):
+        path.write_bytes(wav_bytes(data, claimed_bytes=claimed))
+        assert_tone(decode_upload(path, LIMITS), 1.0, 1)
+
+
+def test_too_long_names_the_bound_and_the_value(tmp_path: Path) -> None:
+    path = silent_flac(tmp_path / "a", seconds=36_000)
+    assert path.stat().st_size < 2_000_000
+    for bound in (60, 600):
+        error = refused(path, DecodeLimits(max_seconds=bound))
+        assert not isinstance(error, UndecodableAudio)
+        assert f"at most {bound} s" in error.message
+        assert "36000 s" in error.message
+
+
+@pytest.mark.parametrize("name", ["mp3-bare", "m4a", "adts", "ogg-flac"])
+def test_too_long_in_formats_that_do_not_say(name: str, tmp_path: Path) -> None:
+    path = by_ffmpeg(tmp_path / "a", tone(5.0, channels=1), 48_000, *BY_FFMPEG[name])
+    assert "at most 4 s" in refused(path, DecodeLimits(max_seconds=4)).message
+    assert decode_upload(path, DecodeLimits(max_seconds=5.2)).sample_rate_hz == 48_000
+
+
+def test_exactly_the_bound_is_taken(tmp_path: Path) -> None:
+    path = by_libsndfile(tmp_path / "a", tone(2.0), 48_000, "WAV", "PCM_16")
+    assert len(decode_upload(path, DecodeLimits(max_seconds=2)).samples) == 96_000
+    path = by_libsndfile(tmp_path / "a", tone(2.001), 48_000, "WAV", "PCM_16")
+    assert "at most 2 s" in refused(path, DecodeLimits(max_seconds=2)).message
+
+
+def test_too_many_bytes_names_the_bound(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with soundfile.SoundFile(path, "w", 192_000, 8, "PCM_16", format="FLAC") as out:
+        for _ in range(60):
+            out.write(np.zeros((192_000, 8), np.int16))
+    assert "256 MiB" in refused(path).message
+
+
+def test_timeout_ends_the_process_and_its_ffmpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "ffmpeg"
+    stub.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nsleep 30\n")
+    stub.chmod(0o755)
+    path = by_ffmpeg(tmp_path / "a", tone(0.5), 48_000, *BY_FFMPEG["m4a"])
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(stub))
+    start = time.monotonic()
+    with pytest.raises(UndecodableAudio, match="longer than 1 s to decode"):
+        decode_upload(path, DecodeLimits(max_seconds=60, timeout_s=1.0))
+    assert time.monotonic() - start < 2.0
+    assert (tmp_path / "started").exists()
+    assert_gone(str(stub))
+
+
+@pytest.mark.parametrize("ending", ["kill -SEGV $PPID; sleep 9", "kill -KILL $PPID; sleep 9"])
+def test_a_process_that_crashes(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = tmp_path / "ffmpeg"
+    stub.write_text(f"#!/bin/sh\n{ending}\n")
+    stub.chmod(0o755)
+    path = by_ffmpeg(tmp_path / "a", tone(0.5), 48_000, *BY_FFMPEG["m4a"])
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(stub))
+    assert isinstance(refused(path), UndecodableAudio)
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    worker = tmp_path / "run.py"
+    worker.write_text(
+        "from magenta_bento.audio import decode_worker, limits\n"
+        "limits.DecodeLimits.memory_bytes = 200 << 20\n"
+        "decode_worker._decode = lambda *_: bytes(1 << 30)\n"
+        "decode_worker.main()\n"
+    )
+    job = f'{{"path": "{worker}", "out": "{tmp_path}/out", "limits": {{"max_seconds": 1}}}}'
+    answer = subprocess.run(
+        [sys.executable, worker, job],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+    )
+    assert b"200 MiB of memory" in answer.stdout
+
+
+def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "hf_secret" not in str(decode._environment(tmp_path))
+
+
+def test_sniff_tells_adts_from_mp3(tmp_path: Path) -> None:
+    for name, kind in (("adts", Kind.aac), ("mp3-bare", Kind.mp3), ("m4a", Kind.mp4)):
+        for rate_hz in (16_000, 22_050, 44_100, 48_000):
+            path = by_ffmpeg(tmp_path / "a", tone(0.3, rate_hz), rate_hz, *BY_FFMPEG[name])
+            with path.open("rb") as file:
+                assert sniff(file) is kind

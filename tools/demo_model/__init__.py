@@ -1,0 +1,1 @@
+"""Builds the demo model that ships in ``magenta_bento/weights/demo``."""
