@@ -1,6 +1,7 @@
 # make serve            set everything up and serve music on port 3000
 # make serve PORT=8080  … on another port
 # make serve CUDA=1     … on an NVIDIA GPU
+# make serve TLS=1      … with TLS, which Google's Python SDK insists on
 # make test             set everything up; check format, lint and types; run all tests
 # make check            the checks of `make test` that need no tests
 # make bench            the benchmarks that need no GPU
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := magenta_bento service.py tests bench tools
 
 ifdef CUDA
-RUNTIME := requirements.txt requirements-cuda.txt
+RUNTIME := requirements-cuda.txt
 INSTALLED := $(VENV)/.installed-cuda
 else
 RUNTIME := requirements.txt
@@ -23,7 +24,7 @@ endif
 .PHONY: serve test check format bench clean
 
 serve: $(INSTALLED)
-	$(BIN)/magenta-bento serve --port $(PORT)
+	$(BIN)/magenta-bento serve --port $(PORT) $(if $(TLS),--tls)
 
 test: $(VENV)/.installed-dev check
 	$(BIN)/python -m pytest $(PYTEST)
@@ -40,12 +41,13 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.server
+	$(BIN)/python -m bench.live
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(RUNTIME) pyproject.toml | $(VENV)/bin/python
-	$(PIP) install $(addprefix -r ,$(RUNTIME))
+	$(PIP) install -r $(RUNTIME)
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 

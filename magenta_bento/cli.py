@@ -113,9 +113,11 @@ def verify_model(name: str) -> None:
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 @click.option("--host", default=None, help="Address to listen on.  [default: BentoML's]")
-def serve(port: int, host: str | None) -> None:
+@click.option("--tls", is_flag=True, help="Serve TLS with a certificate made for this machine.")
+def serve(port: int, host: str | None, tls: bool) -> None:
     """Check the settings and the model's files, then serve."""
-    files = catalog.choose(Settings.from_env())
+    current = Settings.from_env()
+    files = catalog.choose(current)
     click.echo(f"serving {files.name} from {files.checkpoint}")
     if files.name == catalog.DEMO:
         click.echo(
@@ -123,12 +125,27 @@ def serve(port: int, host: str | None) -> None:
         )
     command = [sys.executable, "-m", "bentoml", "serve", "service:MagentaBento"]
     command += ["--port", str(port)]
-    os.environ.setdefault("PUBLIC_URL", f"http://localhost:{port}")
     if host is not None:
         command += ["--host", host]
+    if tls:
+        command += _certified(current, port)
+    os.environ.setdefault("PUBLIC_URL", f"http{'s' if tls else ''}://localhost:{port}")
     sys.stdout.flush()
     # Replaced, not wrapped: signals and the exit code are BentoML's own.
     os.execvp(sys.executable, command)  # noqa: S606  # no shell: a list, and our own python
+
+
+def _certified(current: Settings, port: int) -> list[str]:
+    """The options that make BentoML serve TLS; says what a Python client needs."""
+    from magenta_bento.tls import local_pair
+
+    pair = local_pair(current.tls_dir)
+    click.echo(
+        "a Python client of Lyria RealTime needs these two lines:\n"
+        f"  export SSL_CERT_FILE={pair.certificate}\n"
+        f"  genai.Client(api_key='any', http_options={{'base_url': 'https://localhost:{port}'}})"
+    )
+    return ["--ssl-certfile", str(pair.certificate), "--ssl-keyfile", str(pair.key)]
 
 
 def _state(files: catalog.ModelFiles) -> str:

@@ -13,14 +13,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from magenta_bento.errors import ConfigError, shorten
 
 ModelChoice = Literal["auto", "mrt2_base", "mrt2_small", "demo"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+Mp3Bitrate = Annotated[Literal[192, 224, 256, 320], BeforeValidator(int)]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -81,6 +82,12 @@ class Settings(BaseModel):
     max_duration: float = Field(
         120.0, gt=0, le=3600, description="Longest generation of one request, seconds."
     )
+    max_stream_duration: float = Field(
+        3600.0,
+        gt=0,
+        le=7 * 24 * 3600,
+        description="Longest stream that is asked for by its duration, seconds.",
+    )
     max_file_size_mb: float = Field(
         50.0, gt=0, le=2048, description="Largest upload, in MB of 1,000,000 bytes."
     )
@@ -90,8 +97,12 @@ class Settings(BaseModel):
         le=3600,
         description="Longest audio of an upload that is decoded, seconds.",
     )
-    mp3_bitrate_kbps: Literal[192, 224, 256, 320] = Field(
+    mp3_bitrate_kbps: Mp3Bitrate = Field(
         256, description="Constant bit rate of MP3 answers, kbit/s."
+    )
+    tls_dir: Path = Field(
+        Path.home() / ".cache" / "magenta-bento" / "tls",
+        description="Where the certificate of `serve --tls` lies.",
     )
     public_url: str = Field(
         "http://localhost:3000",

@@ -1,26 +1,26 @@
 """What a server process holds: settings, metrics, and the model once it is loaded.
 
-    LOADING ──> READY ──> DRAINING
-       └──────────┴─────> FAILED
+    LOADING ──> READY ──> DRAINING ──> FAILED     (any phase but the first may be left out)
 
 Loading takes long and runs on its own thread, so that health checks are answered meanwhile.
 
-Invariant: ``engine`` and ``styles`` are there exactly while the phase is READY or DRAINING.
+Invariant: ``loaded`` has an engine and a prompter exactly while the phase is READY or DRAINING.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from magenta_bento import __version__
 from magenta_bento.config import Settings
 from magenta_bento.engine.engine import Engine
 from magenta_bento.errors import MagentaBentoError, NotReady
 from magenta_bento.metrics import Metrics
+from magenta_bento.prompting import Prompter
 from magenta_bento.style import StyleEncoder
 from magenta_bento.weights.catalog import DEMO, ModelFiles
 
@@ -37,12 +37,25 @@ class ServerPhase(StrEnum):
     FAILED = "failed"
 
 
+_NEXT = {
+    ServerPhase.LOADING: {ServerPhase.READY, ServerPhase.DRAINING, ServerPhase.FAILED},
+    ServerPhase.READY: {ServerPhase.DRAINING, ServerPhase.FAILED},
+    ServerPhase.DRAINING: {ServerPhase.FAILED},
+}
+
+
+class OnDeath(Protocol):
+    """Told that the server can't go on."""
+
+    def __call__(self, error: BaseException, *, while_loading: bool) -> None: ...
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What READY brings."""
 
     engine: Engine
-    styles: StyleEncoder
+    prompter: Prompter
     device: str
     dtype: str
 
@@ -55,7 +68,7 @@ class Runtime:
       files: Which model.
       metrics: Where to count.
       on_death: Called once, on another thread, when loading fails or the engine dies; the
-        process should exit, for its supervisor to start it anew.
+        process should exit.
     """
 
     def __init__(
@@ -63,12 +76,13 @@ class Runtime:
         settings: Settings,
         files: ModelFiles,
         metrics: Metrics,
-        on_death: Callable[[BaseException], None],
+        on_death: OnDeath,
     ) -> None:
         self.settings = settings
         self.files = files
         self.metrics = metrics
         self.phase = ServerPhase.LOADING
+        self._lock = threading.Lock()  # guards the phase: loading and a shutdown may race
         self._loaded: Loaded | None = None
         self._on_death = on_death
 
@@ -127,9 +141,9 @@ class Runtime:
 
     def _load(self) -> None:
         try:
-            from magenta_bento.model.loader import load_model  # here, because jax takes seconds
+            from magenta_bento.model import loader  # here, because jax takes seconds
 
-            model, report = load_model(self.settings, self.files)
+            model, report = loader.load_model(self.settings, self.files)
             with report.phase("styles"):
                 styles = StyleEncoder(self.files.musiccoca_dir)
                 styles.warm_up()
@@ -151,17 +165,28 @@ class Runtime:
         for name, seconds in report.phases_s.items():
             self.metrics.load_seconds.labels(name).set(seconds)
         self.metrics.parameter_bytes.set(model.parameter_bytes)
-        self._loaded = Loaded(engine, styles, report.device, report.dtype)
-        self._enter(ServerPhase.READY)
+        for kind, size_bytes in loader.device_memory().items():
+            self.metrics.device_memory_bytes.labels(kind).set(size_bytes)
+        prompter = Prompter(styles, self.settings.max_upload_seconds)
+        self._loaded = Loaded(engine, prompter, report.device, report.dtype)
+        if not self._enter(ServerPhase.READY):
+            engine.stop()  # a shutdown that came while we loaded has found no engine to stop
+            return
         log.info("ready: up to %d streams at once", engine.capacity)
         what = f"{self.files.name} ({DEMO_NOTE})" if self.is_demo else self.files.name
         log.info("serving %s at %s", what, self.settings.public_url)
 
     def _die(self, error: BaseException) -> None:
         log.critical("the server can't go on: %s", error)
+        while_loading = self._loaded is None
         self._enter(ServerPhase.FAILED)
-        self._on_death(error)
+        self._on_death(error, while_loading=while_loading)
 
-    def _enter(self, phase: ServerPhase) -> None:
-        self.phase = phase
-        self.metrics.ready.set(1 if phase is ServerPhase.READY else 0)
+    def _enter(self, phase: ServerPhase) -> bool:
+        """Moves on; False if the way does not lead there any more."""
+        with self._lock:
+            if phase not in _NEXT.get(self.phase, ()):
+                return False
+            self.phase = phase
+            self.metrics.ready.set(1 if phase is ServerPhase.READY else 0)
+            return True

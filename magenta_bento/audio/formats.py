@@ -35,6 +35,25 @@ class AudioFormat(StrEnum):
         return self.value
 
 
+class StreamFormat(StrEnum):
+    """A format that music can be asked for in while it is made."""
+
+    mp3 = "mp3"
+    wav = "wav"
+    ogg = "ogg"
+    pcm = "pcm"
+
+    @property
+    def media_type(self) -> str:
+        """For ``Content-Type``; raw samples are little-endian, as Lyria RealTime sends them."""
+        return {
+            StreamFormat.mp3: "audio/mpeg",
+            StreamFormat.wav: "audio/wav",
+            StreamFormat.ogg: 'audio/ogg; codecs="opus"',
+            StreamFormat.pcm: f"audio/l16;rate={SAMPLE_RATE_HZ};channels={CHANNELS}",
+        }[self]
+
+
 def frames_for(duration_s: float) -> int:
-    """The fewest whole frames that hold ``duration_s`` seconds."""
-    return math.ceil(duration_s * FRAMES_PER_SECOND - _FLOAT_NOISE_FRAMES)
+    """The fewest whole frames, at least one, that hold ``duration_s`` seconds."""
+    return max(1, math.ceil(duration_s * FRAMES_PER_SECOND - _FLOAT_NOISE_FRAMES))

@@ -3,9 +3,10 @@
 One thread owns the device and does, for ever:
 
 1. admit: give free slots to waiting streams, into a larger batch if need be;
-2. step: advance every stream that is due, and don't wait for the audio;
-3. deliver: hand over the audio of the step before, while the device works on this one;
-4. retire: end what is complete or cancelled, and shrink the batch when it stays too large.
+2. steer: take in what listeners changed;
+3. step: advance every stream that is due, and don't wait for the audio;
+4. deliver: hand over the audio of the step before, while the device works on this one;
+5. retire: end what is complete or cancelled, and shrink the batch when it stays too large.
 
 Weights are read once a step for all streams, which is where throughput comes from.
 
@@ -18,16 +19,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from magenta_bento.engine.queue import FairQueue
+from magenta_bento.engine.admission import Admission
+from magenta_bento.engine.ledger import RETRY_AFTER_RANGE_S, Ledger
 from magenta_bento.engine.slots import Slots
-from magenta_bento.engine.stream import FRAME_S, FRAME_SAMPLES, Phase, Stream, StreamSpec
-from magenta_bento.errors import GenerationFailed, NotReady, Overloaded, ServiceError
+from magenta_bento.engine.spec import FRAME_S, FRAME_SAMPLES, StreamSpec
+from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.errors import GenerationFailed, NotReady, ServiceError
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.protocol import Audio, Model
 
@@ -36,8 +38,6 @@ log = logging.getLogger("magenta_bento")
 SHRINK_AFTER_STEPS = 25  # a batch that was too large for so long is made smaller
 FAILURES_UNTIL_DEATH = 3  # in a row
 IDLE_WAIT_S = 1.0  # only a net under a lost wake-up: work wakes the thread at once
-RETRY_AFTER_RANGE_S = (1, 600)
-THROUGHPUT_MEMORY = 0.9  # of the moving average, a step
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Engine:
 
     Args:
       model: What makes the frames.
-      queue_bound: The most streams that wait; one more is refused with a Retry-After.
+      queue_bound: The most streams that wait while no slot is free; one more is refused with a
+        Retry-After.
       metrics: Where to count.
       on_death: Called on the device thread, once, after every stream was told.
     """
@@ -69,11 +70,9 @@ class Engine:
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
         self._model = model
-        self._metrics = metrics
         self._on_death = on_death
-        self._queue = FairQueue(queue_bound)
-        self._lock = threading.Lock()  # guards the queue and the two flags below
-        self._closed: ServiceError | None = None  # why nobody is admitted any more
+        self._ledger = Ledger(metrics)
+        self._admission = Admission(queue_bound, self.capacity, metrics)
         self._stop = False
         self._work = threading.Event()
         self._idle = threading.Event()
@@ -84,8 +83,6 @@ class Engine:
         self._state = model.init_state(len(self._slots))
         self._steps_too_large = 0
         self._failures = 0
-        self._frames_per_s = 0.0
-        self._last_fetched = 0.0
         metrics.slots.set(self.capacity)
 
     @property
@@ -95,7 +92,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and self._closed is None
+        return self._thread.is_alive() and self._admission.open
 
     @property
     def active(self) -> int:
@@ -103,8 +100,12 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        with self._lock:
-            return len(self._queue)
+        return len(self._admission)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of audio per second that each stream got of late; 0 before the first step."""
+        return self._ledger.frames_per_s * FRAME_S / max(1, self._slots.busy)
 
     # From any thread.
 
@@ -119,25 +120,15 @@ class Engine:
           NotReady: The engine drains or died.
         """
         stream = Stream(spec, loop, self._work.set)
-        with self._lock:
-            if self._closed is not None:
-                raise self._closed
-            if self._queue.full:
-                self._metrics.refused.labels("queue_full").inc()
-                raise Overloaded(
-                    f"the queue is full: {self._queue.bound} requests wait already",
-                    retry_after_s=self._retry_after_s(),
-                )
-            self._queue.push(stream)
-            self._idle.clear()
-            self._metrics.queue_length.set(len(self._queue))
+        playing = [stream for _, stream in self._slots.occupied()]
+        self._admission.push(stream, len(playing), self._ledger.retry_after_s(playing))
+        self._idle.clear()  # after the push: _rest looks at the queue again once it has set it
         self._work.set()
         return stream
 
     def position(self, stream: Stream) -> int | None:
         """How many are served before a waiting stream; None if it does not wait."""
-        with self._lock:
-            return self._queue.position(stream)
+        return self._admission.position(stream)
 
     def drain(self, grace_s: float) -> bool:
         """Refuses new streams and lets the others finish; blocks.
@@ -145,17 +136,15 @@ class Engine:
         Returns:
           True if all of them finished within the grace period.
         """
-        with self._lock:
-            self._closed = self._closed or NotReady(
-                "the server is shutting down", retry_after_s=RETRY_AFTER_RANGE_S[0]
-            )
+        self._admission.close(
+            NotReady("the server is shutting down", retry_after_s=RETRY_AFTER_RANGE_S[0])
+        )
         return self._idle.wait(grace_s)
 
     def stop(self) -> None:
         """Ends the device thread; streams that still play or wait are told. Blocks."""
         self.drain(0)
-        with self._lock:
-            self._stop = True
+        self._stop = True
         self._work.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -168,6 +157,7 @@ class Engine:
             while not self._stop:
                 try:
                     self._admit()
+                    self._steer()
                     dispatched = self._step()
                     self._deliver(pending)
                     pending = dispatched
@@ -185,19 +175,15 @@ class Engine:
             self._fail_all(NotReady("the server is shutting down"))
 
     def _admit(self) -> None:
-        with self._lock:
-            for stream in self._queue.remove_cancelled():
-                self._end(stream, Phase.CANCELLED)
-            room = self.capacity - self._slots.busy
-            admitted = [self._queue.pop() for _ in range(min(room, len(self._queue)))]
-            self._metrics.queue_length.set(len(self._queue))
-        for placed, stream in enumerate(admitted):
+        for stream in self._admission.remove_cancelled():
+            self._end(stream, Phase.CANCELLED)
+        while self._slots.busy < self.capacity and (waiting := self._admission.pop()) is not None:
             try:
-                self._place(stream)
+                self._place(waiting)
             except Exception:
-                # Those not yet in a slot are in no batch that _recover could fail.
-                for orphan in admitted[placed:]:
-                    self._end(orphan, Phase.FAILED, GenerationFailed("the model failed to start"))
+                # It is in no slot yet, so _recover would not find it.
+                failure = GenerationFailed("the model failed as this audio was to start")
+                self._end(waiting, Phase.FAILED, failure)
                 raise
 
     def _place(self, stream: Stream) -> None:
@@ -206,11 +192,18 @@ class Engine:
         row = self._slots.free_row()
         if row is None:
             raise RuntimeError("a batch that was just enlarged has no free slot")
-        self._state = self._model.insert(self._state, row, stream.spec.seed)
+        self._state = self._model.insert(self._state, row, stream.seed)
         self._slots.take(row, stream)
         stream.enter(Phase.PLAYING)
-        self._metrics.queue_wait_seconds.observe(stream.timing.waited_s)
-        self._metrics.active_streams.set(self._slots.busy)
+        self._ledger.seated(stream)
+        self._count()
+
+    def _steer(self) -> None:
+        for stream in self._admission.waiting():
+            stream.apply_changes()  # its seed is used when it gets a slot
+        for row, stream in self._slots.occupied():
+            if stream.apply_changes():
+                self._state = self._model.insert(self._state, row, stream.seed)
 
     def _step(self) -> Dispatched | None:
         frames = self._step_length()
@@ -218,38 +211,33 @@ class Engine:
         if not due:
             return None
         started = time.perf_counter()
-        inputs = self._slots.inputs([row for row, _ in due], frames)
+        goes = {row for row, _ in due}
+        held = {row for row, s in self._slots.occupied() if row not in goes and _goes_on(s)}
+        inputs = self._slots.inputs(held, frames)
         self._state, audio = self._model.step(self._state, inputs)
         for _, stream in due:
             stream.schedule(frames)
-        self._metrics.batch_occupancy.observe(len(due) / len(self._slots))
+        self._ledger.metrics.batch_occupancy.observe(len(due) / len(self._slots))
         return Dispatched(audio, due, frames, started)
 
     def _step_length(self) -> int:
         """As long as the model can, but no longer than the longest need or the smallest lead."""
-        wanted = [n for _, s in self._slots.occupied() if (n := s.frames_to_schedule) is not None]
-        rooms = [r for _, s in self._slots.occupied() if (r := s.room) is not None and r > 0]
-        longest = max(wanted, default=self._model.max_frames)
-        return max(1, min([self._model.max_frames, longest, *rooms]))
+        streams = [stream for _, stream in self._slots.occupied()]
+        most = self._model.max_frames
+        wanted = [most if (n := s.frames_to_schedule) is None else n for s in streams]
+        rooms = [r for s in streams if (r := s.room) is not None and r > 0]
+        return max(1, min([most, max(wanted, default=most), *rooms]))
 
     def _deliver(self, done: Dispatched | None) -> None:
         if done is None:
             return
         audio = done.audio.fetch()  # int16 [B, frames * 1920, 2]
-        now = time.perf_counter()
-        # The device may have been busy with the step before when this one was dispatched.
-        elapsed_s = now - max(done.started, self._last_fetched)
-        self._last_fetched = now
         self._failures = 0
         heard = 0
         for row, stream in done.owners:
             if stream.phase is Phase.PLAYING:  # else it ended meanwhile: the audio is stale
                 heard += stream.deliver(audio[row, : done.frames * FRAME_SAMPLES])
-        self._metrics.frames.inc(heard)
-        self._metrics.step_frame_seconds.observe(elapsed_s / done.frames)
-        rate = len(done.owners) * done.frames / max(elapsed_s, 1e-6)
-        memory = THROUGHPUT_MEMORY if self._frames_per_s else 0.0
-        self._frames_per_s = memory * self._frames_per_s + (1 - memory) * rate
+        self._ledger.stepped(done.started, done.frames, len(done.owners), heard)
 
     def _retire(self) -> None:
         for row, stream in list(self._slots.occupied()):
@@ -257,9 +245,11 @@ class Engine:
                 self._release(row, stream, Phase.FINISHED)
             elif stream.cancel_requested:
                 self._release(row, stream, Phase.CANCELLED)
-        fitting = self._fitting(max(1, self._slots.busy + self.waiting))
+        wanted = self._slots.busy + self.waiting
+        fitting = self._fitting(max(1, wanted))
         self._steps_too_large = self._steps_too_large + 1 if fitting < len(self._slots) else 0
-        if self._steps_too_large > SHRINK_AFTER_STEPS:
+        # With nobody left there is nothing to move, and the next one to come plays alone.
+        if self._steps_too_large and (not wanted or self._steps_too_large > SHRINK_AFTER_STEPS):
             self._resize(max(1, self._slots.busy))
 
     def _release(
@@ -267,18 +257,14 @@ class Engine:
     ) -> None:
         self._slots.release(row)
         self._end(stream, phase, error)
-        self._metrics.active_streams.set(self._slots.busy)
+        self._count()
 
     def _end(self, stream: Stream, phase: Phase, error: ServiceError | None = None) -> None:
+        self._ledger.ended(stream, phase)  # first: who reads a stream's end finds it counted
         stream.enter(phase, error)
-        self._metrics.streams.labels(phase.value).inc()
-        if stream.timing.first_block is not None:
-            waited_s = stream.timing.first_block - stream.timing.admitted
-            self._metrics.first_frame_seconds.observe(waited_s)
-        if phase is Phase.FINISHED and stream.timing.in_slot_s > 0:
-            self._metrics.real_time_factor.observe(
-                stream.frames_made * FRAME_S / stream.timing.in_slot_s
-            )
+
+    def _count(self) -> None:
+        self._ledger.metrics.active_streams.set(self._slots.busy)
 
     def _resize(self, streams: int) -> None:
         """Moves to the smallest batch that holds so many streams."""
@@ -293,10 +279,13 @@ class Engine:
 
     def _rest(self) -> None:
         """Waits until there is something to do."""
-        with self._lock:
-            nobody = not len(self._queue) and not self._slots.busy
-            if nobody:
-                self._idle.set()
+        busy, waiting = self._slots.busy, self.waiting
+        if not waiting and not busy:
+            self._idle.set()
+            if self.waiting:  # one came between the two
+                self._idle.clear()
+        if waiting and busy < self.capacity:  # a slot fell free after _admit
+            return
         if any(_due(stream, 1) for _, stream in self._slots.occupied()):
             return
         self._work.wait(IDLE_WAIT_S)
@@ -308,7 +297,7 @@ class Engine:
         Raises:
           Exception: ``error`` again, when the model fails for good.
         """
-        self._metrics.step_failures.inc()
+        self._ledger.metrics.step_failures.inc()
         self._failures += 1
         log.error("a step failed (%d in a row): %s", self._failures, error, exc_info=True)
         for row, stream in list(self._slots.occupied()):
@@ -321,31 +310,18 @@ class Engine:
         self._state = self._model.init_state(len(self._slots))
 
     def _fail_all(self, error: ServiceError) -> None:
-        with self._lock:
-            self._closed = error
-            waiting = self._queue.waiting()
-            self._queue = FairQueue(self._queue.bound)
-            self._metrics.queue_length.set(0)
-        for stream in waiting:
+        for stream in self._admission.clear(error):
             self._end(stream, Phase.FAILED, error)
         for row, stream in list(self._slots.occupied()):
             self._release(row, stream, Phase.FAILED, error)
         self._idle.set()
 
-    def _retry_after_s(self) -> int:
-        """When a slot is next due to fall free, from what is left to make and measured speed."""
-        low, high = RETRY_AFTER_RANGE_S
-        left = [n for _, s in self._slots.occupied() if (n := s.frames_to_schedule) is not None]
-        if not left or not self._frames_per_s:
-            return low
-        frames_per_s = self._frames_per_s / self._slots.busy  # of one stream
-        return min(high, max(low, math.ceil(min(left) / frames_per_s)))
+
+def _goes_on(stream: Stream) -> bool:
+    """Whether any step is still to advance this stream."""
+    return not stream.cancel_requested and stream.frames_to_schedule != 0
 
 
 def _due(stream: Stream, frames: int) -> bool:
     """Whether a step of so many frames should advance this stream."""
-    if stream.cancel_requested:
-        return False
-    if stream.frames_to_schedule is not None and stream.frames_to_schedule <= 0:
-        return False
-    return stream.room is None or stream.room >= frames
+    return _goes_on(stream) and (stream.room is None or stream.room >= frames)

@@ -1,6 +1,7 @@
 """Streams that wait for a slot.
 
-Clients take turns (round robin; Nagle 1987, "On packet switches with infinite storage"), so
+Live streams go before offline ones: somebody listens for their first sound. Within each kind,
+clients take turns (round robin; Nagle 1987, "On packet switches with infinite storage"), so
 that one who asks for a hundred pieces delays another's first by one, not by a hundred. Within
 a client it is first come, first served.
 
@@ -24,10 +25,11 @@ class FairQueue:
 
     def __init__(self, bound: int) -> None:
         self.bound = bound
-        self._lines: OrderedDict[str, deque[Stream]] = OrderedDict()
+        self._live = _Turns()
+        self._offline = _Turns()
 
     def __len__(self) -> int:
-        return sum(len(line) for line in self._lines.values())
+        return len(self._live) + len(self._offline)
 
     @property
     def full(self) -> bool:
@@ -41,7 +43,7 @@ class FairQueue:
         """
         if self.full:
             raise OverflowError(f"the queue holds {self.bound} streams already")
-        self._lines.setdefault(stream.spec.client, deque()).append(stream)
+        (self._live if stream.spec.live else self._offline).push(stream)
 
     def pop(self) -> Stream:
         """Takes the next stream; its client goes to the end of the turns.
@@ -49,6 +51,36 @@ class FairQueue:
         Raises:
           IndexError: Nobody waits.
         """
+        return (self._live if len(self._live) else self._offline).pop()
+
+    def remove_cancelled(self) -> list[Stream]:
+        """Takes out every stream whose reader went away."""
+        return self._live.remove_cancelled() + self._offline.remove_cancelled()
+
+    def position(self, stream: Stream) -> int | None:
+        """0 for the next one; None if it does not wait."""
+        if stream.spec.live:
+            return self._live.position(stream)
+        behind = self._offline.position(stream)
+        return None if behind is None else len(self._live) + behind
+
+    def waiting(self) -> list[Stream]:
+        return self._live.waiting() + self._offline.waiting()
+
+
+class _Turns:
+    """Lines of streams, one a client, that are served in turn."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Stream]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    def push(self, stream: Stream) -> None:
+        self._lines.setdefault(stream.spec.client, deque()).append(stream)
+
+    def pop(self) -> Stream:
         if not self._lines:
             raise IndexError("nobody waits")
         client, line = self._lines.popitem(last=False)
@@ -61,9 +93,10 @@ class FairQueue:
         """Takes out every stream whose reader went away."""
         gone: list[Stream] = []
         for client in list(self._lines):
-            line = self._lines[client]
-            gone += [stream for stream in line if stream.cancel_requested]
-            kept = deque(stream for stream in line if not stream.cancel_requested)
+            kept: deque[Stream] = deque()
+            for stream in self._lines[client]:
+                # Asked once: a reader may cancel at any time, and each stream goes one way.
+                (gone if stream.cancel_requested else kept).append(stream)
             if kept:
                 self._lines[client] = kept
             else:

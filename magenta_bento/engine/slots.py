@@ -6,7 +6,7 @@ between batches keeps their order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -61,19 +61,19 @@ class Slots:
             origin.append(old_row)
         return moved, origin
 
-    def inputs(self, due: Sequence[int], frames: int) -> StepInputs:
+    def inputs(self, held: Collection[int], frames: int) -> StepInputs:
         """What the next step reads; freshly made, since a device may still read the last one.
 
         Args:
-          due: Rows that advance.
+          held: Rows that stand still; those of nobody may do as they like.
           frames: By how many frames.
         """
         size = len(self)
         tokens = np.full((size, SIZE), NOT_GIVEN + TOKEN_OFFSET, np.int32)
         temperature = np.ones(size, np.float32)
         top_k = np.ones(size, np.int32)
-        active = np.zeros(size, np.bool_)
-        active[list(due)] = True
+        active = np.ones(size, np.bool_)
+        active[list(held)] = False
         for row, stream in self.occupied():
             conditioning = stream.conditioning
             tokens[row] = conditioning.tokens

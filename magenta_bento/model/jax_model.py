@@ -50,6 +50,8 @@ class Compiled:
     init: Any
     insert: Any
     step: Any
+    copy: Any
+    choose: Any
 
 
 class JaxModel:
@@ -132,16 +134,20 @@ class JaxModel:
         return state
 
     def step(self, state: State, inputs: StepInputs) -> tuple[State, DeviceAudio]:
-        state, pcm = self._compiled[len(inputs.active)].step(
+        compiled = self._compiled[len(inputs.active)]
+        # Nearly every step advances every row: only the others pay for a copy of the state.
+        before = None if inputs.active.all() else compiled.copy(state)
+        state, pcm = compiled.step(
             self._params,
             state,
             inputs.tokens,
             inputs.temperature,
             inputs.top_k,
-            inputs.active,
             np.int32(inputs.frames),
         )
         pcm.copy_to_host_async()
+        if before is not None:
+            state = compiled.choose(state, before, inputs.active)
         return state, DeviceAudio(pcm, inputs.frames)
 
     @functools.cached_property
@@ -185,10 +191,8 @@ class JaxModel:
         tokens: jax.Array,
         temperature: jax.Array,
         top_k: jax.Array,
-        active: jax.Array,
         frames: jax.Array,
     ) -> tuple[State, jax.Array]:
-        variables = params.restore(stored)
         x = sl.Sequence.from_values(tokens[:, None])
         constants = {
             depthformer.TEMPERATURE_CONSTANT: temperature,
@@ -198,7 +202,7 @@ class JaxModel:
         def advance(i: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             state, pcm = carry
             frame, state, _ = self._sampler.apply(
-                variables,
+                params.restore(stored),  # outside the loop it would be a copy of them all
                 x=x,
                 state=state,
                 constants=constants,
@@ -210,15 +214,9 @@ class JaxModel:
 
         room = (tokens.shape[0], self.max_frames * FRAME_SAMPLES, CHANNELS)
         # The number of frames is data, not shape: one program serves every length of dispatch.
-        stepped, pcm = jax.lax.fori_loop(0, frames, advance, (state, jnp.zeros(room, jnp.int16)))
-
-        def hold_still() -> State:
-            def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-                return jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-
-            return jax.tree.map(choose, stepped, state)
-
-        return jax.lax.cond(jnp.all(active), lambda: stepped, hold_still), pcm
+        start = (state, jnp.zeros(room, jnp.int16))
+        stepped: tuple[State, jax.Array] = jax.lax.fori_loop(0, frames, advance, start)
+        return stepped
 
     def _compile(self, size: int) -> Compiled:
         init = jax.jit(functools.partial(self._init, batch_size=size))
@@ -231,14 +229,16 @@ class JaxModel:
             jax.ShapeDtypeStruct((size, CONDITIONING_SIZE), jnp.int32),
             jax.ShapeDtypeStruct((size,), jnp.float32),
             jax.ShapeDtypeStruct((size,), jnp.int32),
-            jax.ShapeDtypeStruct((size,), jnp.bool_),
             scalar,
         )
         insert = jax.jit(self._insert, donate_argnums=1).lower(self._params, state, scalar, seed)
+        active = jax.ShapeDtypeStruct((size,), jnp.bool_)
         return Compiled(
             init=init.lower(self._params, seed).compile(),
             insert=insert.compile(),
             step=step.compile(),
+            copy=jax.jit(_copy).lower(state).compile(),
+            choose=jax.jit(_choose, donate_argnums=0).lower(state, state, active).compile(),
         )
 
     def _compile_move(self, sizes: tuple[int, int]) -> Any:
@@ -251,6 +251,19 @@ class JaxModel:
 
         index = jax.ShapeDtypeStruct((new,), jnp.int32)
         return jax.jit(move).lower(state, index).compile()
+
+
+def _copy(state: State) -> State:
+    return jax.tree.map(jnp.copy, state)
+
+
+def _choose(after: State, before: State, active: jax.Array) -> State:
+    """The active rows, bool [B], of one state and the others of another."""
+
+    def of(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(of, after, before)
 
 
 def _batch_size(state: State) -> int:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from safetensors import SafetensorError
 
 from magenta_bento.conditioning import SIZE
 from magenta_bento.config import Settings
@@ -33,6 +34,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax  # after the two settings that it reads when it is imported
 import jax.numpy as jnp
+from flax.errors import FlaxError
 
 from magenta_bento.model.architecture import ARCHITECTURES
 from magenta_bento.model.jax_model import JaxModel
@@ -46,6 +48,10 @@ FRAME_BUDGET_S = 0.04
 HEADROOM = 0.8  # of the budget and of the memory
 PROBE_STEPS = 3
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's word for it
+
+# What a damaged checkpoint raises as it is read, and as the model is traced with it.
+UNREADABLE = (OSError, LookupError, TypeError, ValueError, SafetensorError)
+OTHER_NAMES_OR_SHAPES = (FlaxError,)
 
 
 @dataclass
@@ -87,33 +93,26 @@ def load_model(settings: Settings, files: ModelFiles) -> tuple[JaxModel, LoadRep
         dtype = "float32" if on_cpu else "bfloat16"
     report = LoadReport(files.name, device.device_kind, dtype)
 
-    with report.phase("parameters"):
-        try:
-            model = JaxModel(
-                ARCHITECTURES[files.name],
-                files,
-                max_frames=settings.frames_per_step,
-                compute_dtype=jnp.dtype(dtype),
-                # The demo's codec is so small that the plain convolution is the faster one.
-                exact_codec=ARCHITECTURES[files.name].is_demo,
-            )
-        except (OSError, KeyError, ValueError) as error:
-            raise WeightsError(
-                f"the checkpoint of {files.name} can't be loaded: {error};"
-                f" `magenta-bento models verify {files.name}` lists what is wrong"
-            ) from error
+    with report.phase("parameters"), _damage_named(files, UNREADABLE):
+        model = JaxModel(
+            ARCHITECTURES[files.name],
+            files,
+            max_frames=settings.frames_per_step,
+            compute_dtype=jnp.dtype(dtype),
+            # The demo's codec is so small that the plain convolution is the faster one.
+            exact_codec=ARCHITECTURES[files.name].is_demo,
+        )
 
-    with report.phase("compile"):
+    with report.phase("compile"), _damage_named(files, OTHER_NAMES_OR_SHAPES):
         if settings.max_streams:
             chosen = settings.max_streams
         else:
             _try(model, PROBES, report)
             chosen = _best_size(model, report, on_cpu)
+        sizes = [*(size for size in BATCH_SIZES if size < chosen), chosen]
+        _try(model, sizes, report, largest_only=settings.deterministic)
         if settings.deterministic:
-            model.forget([size for size in model.batch_sizes if size != chosen])
-            _try(model, [chosen], report)
-        else:
-            _try(model, [*(size for size in BATCH_SIZES if size < chosen), chosen], report)
+            model.forget(model.batch_sizes[:-1])
     log.info(
         "loaded %s on %s: %.0f MB of parameters, %.1f MB a stream, %s, batch sizes %s (%s)",
         report.model,
@@ -169,29 +168,44 @@ def _expected_to_fit(model: JaxModel, batch_size: int) -> bool:
     return model.parameter_bytes + 3 * batch_size * model.state_bytes <= HEADROOM * limit
 
 
-def _try(model: JaxModel, batch_sizes: Sequence[int], report: LoadReport) -> None:
+def _try(
+    model: JaxModel,
+    batch_sizes: Sequence[int],
+    report: LoadReport,
+    *,
+    largest_only: bool = False,
+) -> None:
     """Compiles and runs batch sizes; when memory ends, goes on with the smaller ones.
+
+    Args:
+      model: What is compiled.
+      batch_sizes: Ascending.
+      report: Where the times go.
+      largest_only: Leave the others alone as long as the largest one fits.
 
     Raises:
       Exception: Not even the smallest one fits, or something else is wrong.
     """
-    model.compile(batch_sizes)
-    for size in batch_sizes:
-        if size in report.frame_s:
-            continue
+    left = list(batch_sizes)
+    while True:
+        tried = left[-1:] if largest_only else left
+        size = tried[-1]  # what is at fault when compiling needs too much
         try:
-            report.frame_s[size] = time_a_frame(model, size)
-        except Exception as error:
-            smaller = [b for b in model.batch_sizes if b < size]
-            if OUT_OF_MEMORY not in str(error) or not smaller:
-                raise
-            log.warning(
-                "a batch of %d streams does not fit into device memory: serving up to %d",
-                size,
-                smaller[-1],
-            )
-            model.forget([b for b in model.batch_sizes if b >= size])
+            model.compile(tried)
+            for size in tried:
+                if size not in report.frame_s:
+                    report.frame_s[size] = time_a_frame(model, size)
             return
+        except Exception as error:
+            left = [b for b in left if b < size]
+            if OUT_OF_MEMORY not in str(error) or not left:
+                raise
+        log.warning(
+            "a batch of %d streams does not fit into device memory: serving up to %d",
+            size,
+            left[-1],
+        )
+        model.forget([b for b in model.batch_sizes if b >= size])
 
 
 def time_a_frame(model: Model, batch_size: int) -> float:
@@ -212,6 +226,18 @@ def time_a_frame(model: Model, batch_size: int) -> float:
         audio.fetch()
         best = min(best, (time.perf_counter() - started) / model.max_frames)
     return best
+
+
+@contextmanager
+def _damage_named(files: ModelFiles, signs: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turns what a damaged checkpoint raises into what an operator can act on."""
+    try:
+        yield
+    except signs as error:
+        raise WeightsError(
+            f"the checkpoint of {files.name} can't be loaded: {error};"
+            f" `magenta-bento models verify {files.name}` lists what is wrong"
+        ) from error
 
 
 def _set_up(settings: Settings) -> None:

@@ -24,7 +24,7 @@ class StepInputs:
       tokens: int32 [B, 144].
       temperature: float32 [B].
       top_k: int32 [B].
-      active: bool [B]; the others stand still.
+      active: bool [B]; the others stand still. Best all true: rows of nobody may advance.
       frames: How many frames to advance, 1 to the model's ``max_frames``.
     """
 

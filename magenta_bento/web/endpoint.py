@@ -4,7 +4,7 @@
     async def generate_text(self, request: TextRequest, call: Call) -> Response: ...
 
 Invariant: nothing that a method raises leaves as anything but the one error shape, and a
-method whose client has gone is told by :attr:`Call.gone`.
+method can have its work cancelled when the client goes (:meth:`Call.when_gone`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Concatenate, TypeVar
 
 import bentoml
@@ -37,26 +36,43 @@ class ClientGone(Exception):
     """The client left while its answer was being made."""
 
 
-@dataclass(frozen=True)
 class Call:
     """One request being served.
 
-    Attributes:
+    Args:
       client: Whose turn it is in queues.
-      gone: Set once the client has left.
     """
 
-    client: str
-    gone: asyncio.Event
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self._cancels: list[Callable[[], None]] = []
+        self._gone = False
+
+    def when_gone(self, cancel: Callable[[], None]) -> None:
+        """Has something cancelled once the client has left, or at once if it has already."""
+        self._cancels.append(cancel)
+        if self._gone:
+            cancel()
+
+    async def watch(self, request: Request) -> None:
+        """Waits for the client to leave, and cancels."""
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        for cancel in self._cancels:
+            cancel()
 
 
-def endpoint(route: str, model: type[R], returns: Any) -> Callable[[Method[R]], Any]:
+def endpoint(
+    route: str, model: type[R], returns: Any, *, streams: bool = False
+) -> Callable[[Method[R]], Any]:
     """Publishes a method as a BentoML API.
 
     Args:
       route: Its path.
       model: The type of its body.
       returns: What BentoML publishes as the answer: an annotation.
+      streams: Whether BentoML's client should read the answer as it comes.
     """
 
     def publish(method: Method[R]) -> Any:
@@ -78,24 +94,19 @@ def endpoint(route: str, model: type[R], returns: Any) -> Callable[[Method[R]], 
         serve.__module__ = method.__module__
         serve.__doc__ = method.__doc__
         serve.__annotations__ = {"request": Request, "return": returns}
-        return bentoml.api(route=route, input_spec=model)(serve)
+        api = bentoml.api(route=route, input_spec=model)(serve)
+        api.is_stream = streams
+        return api
 
     return publish
 
 
 async def _watched(method: Method[R], service: Any, body: R, request: Request) -> Response:
     """Runs a method while watching for the client's going."""
-    gone = asyncio.Event()
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone.set()
-
-    watcher = asyncio.create_task(watch())
+    call = Call(client=request.client.host if request.client else "")
+    watcher = asyncio.create_task(call.watch(request))
     try:
-        client = request.client.host if request.client else ""
-        return await method(service, body, Call(client, gone))
+        return await method(service, body, call)
     finally:
         watcher.cancel()
         with suppress(asyncio.CancelledError):

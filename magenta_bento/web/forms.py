@@ -15,17 +15,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import PurePath
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
 from magenta_bento.errors import (
     InvalidInput,
     PayloadTooLarge,
     Problem,
-    ServiceError,
     UnsupportedMedia,
     shorten,
 )
@@ -37,10 +37,19 @@ JSON = "application/json"
 
 MAX_FIELDS = 128
 MAX_FIELD_BYTES = 256 * 1024
+MAX_PROBLEMS = 20  # an answer does not grow with what is wrong
 # What a body may hold beside its files: fields, part headers and boundaries.
 OVERHEAD_BYTES = 1_000_000
 # BentoML's own client writes form values as JSON, as no other client does.
 _BENTOML_CLIENT = "BentoML HTTP Client/"
+
+# Pydantic's wording, made to follow a field's name.
+_WORDING = {
+    "Input should be": "must be",
+    "String should have": "must have",
+    "List should have": "must have",
+    "Field required": "is required",
+}
 
 R = TypeVar("R", bound=ApiRequest)
 Values = dict[str, list[Any]]
@@ -48,7 +57,7 @@ Values = dict[str, list[Any]]
 
 @asynccontextmanager
 async def parsed(request: Request, model: type[R], max_file_bytes: int) -> AsyncIterator[R]:
-    """The validated body of a request; its uploads are closed at the end.
+    """The validated body of a request, or its query; its uploads are closed at the end.
 
     Args:
       request: Its body is read here, and not before.
@@ -63,8 +72,11 @@ async def parsed(request: Request, model: type[R], max_file_bytes: int) -> Async
     """
     form = FormData()
     try:
-        if _media_type(request) == JSON:
-            values = _json_values(await _read(request, max_bytes=OVERHEAD_BYTES))
+        if request.method == "GET":
+            form = FormData([*request.query_params.multi_items()])
+            values = _form_values(form, model, request)
+        elif _media_type(request) == JSON:
+            values = _json_values(await _read(request))
         else:
             form = await _read_form(request, max_file_bytes)
             values = _form_values(form, model, request)
@@ -84,11 +96,10 @@ def _media_type(request: Request) -> str:
     return media_type
 
 
-async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; stops as soon as they are too many."""
-    too_large = PayloadTooLarge(
-        f"the body is larger than the {max_bytes / 1e6:g} MB that are taken"
-    )
+async def _bounded(
+    request: Request, max_bytes: int, too_large: PayloadTooLarge
+) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; raises ``too_large`` as soon as they are too many."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise too_large
@@ -100,39 +111,63 @@ async def _bounded(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
         yield chunk
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    return b"".join([chunk async for chunk in _bounded(request, max_bytes)])
+async def _read(request: Request) -> bytes:
+    """A body without files."""
+    too_large = PayloadTooLarge(f"a body without files may have {OVERHEAD_BYTES / 1e6:g} MB")
+    return b"".join([chunk async for chunk in _bounded(request, OVERHEAD_BYTES, too_large)])
 
 
 async def _read_form(request: Request, max_file_bytes: int) -> FormData:
+    if _media_type(request) == URLENCODED:
+        return _urlencoded(await _read(request))
+    too_large = PayloadTooLarge(f"uploads may have {max_file_bytes / 1e6:g} MB together")
+    form = await _multipart(request, max_file_bytes + OVERHEAD_BYTES, too_large)
+    files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if sum(file.size or 0 for file in files) > max_file_bytes:
+        await form.close()
+        raise too_large
+    return form
+
+
+def _urlencoded(body: bytes) -> FormData:
+    """Not by Starlette's parser: it takes unescaped UTF-8, which curl sends, for Latin-1."""
     try:
-        if _media_type(request) == URLENCODED:
-            stream = _bounded(request, OVERHEAD_BYTES)
-            parser: FormParser | MultiPartParser = FormParser(
-                request.headers, stream, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        pairs: list[tuple[str, str | UploadFile]] = list(
+            parse_qsl(
+                body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
             )
-        else:
-            parser = MultiPartParser(
-                request.headers,
-                _bounded(request, max_file_bytes + OVERHEAD_BYTES),
-                max_files=MAX_AUDIO_PROMPTS,
-                max_fields=MAX_FIELDS,
-                max_part_size=MAX_FIELD_BYTES,
-            )
+        )
+    except ValueError as error:
+        raise InvalidInput(f"the form can't be read: {error}") from error
+    return FormData(pairs)
+
+
+class _WholeMultiPart(MultiPartParser):
+    """Starlette's parser, which takes a body that was cut off for a shorter one."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _multipart(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> FormData:
+    parser = _WholeMultiPart(
+        request.headers,
+        _bounded(request, max_bytes, too_large),
+        max_files=MAX_AUDIO_PROMPTS,
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
+    )
+    try:
         form = await parser.parse()
-    except (ServiceError, ClientDisconnect):
-        raise
     except MultiPartException as error:
         raise InvalidInput(f"the form can't be read: {error.message}") from error
-    except ValueError as error:  # what python-multipart raises for a malformed query string
+    except ValueError as error:  # such as a charset that can't be looked up
         raise InvalidInput(f"the form can't be read: {error}") from error
-    files = [value for value in form.values() if isinstance(value, UploadFile)]
-    size = sum(file.size or 0 for file in files)
-    if size > max_file_bytes:
+    if not parser.ended:
         await form.close()
-        raise PayloadTooLarge(
-            f"uploads may have {max_file_bytes / 1e6:g} MB together, got {size / 1e6:.1f} MB"
-        )
+        raise InvalidInput("the form can't be read: it ends before its closing boundary")
     return form
 
 
@@ -143,6 +178,8 @@ def _json_values(body: bytes) -> Values:
         raise InvalidInput(f"the body is not JSON: {shorten(str(error))}") from error
     if not isinstance(fields, dict):
         raise InvalidInput("the body must be a JSON object with a field each")
+    if len(fields) > MAX_FIELDS:
+        raise InvalidInput(f"the body may have {MAX_FIELDS} fields, got {len(fields)}")
     return {name: [value] for name, value in fields.items() if value is not None}
 
 
@@ -151,7 +188,9 @@ def _form_values(form: FormData, model: type[ApiRequest], request: Request) -> V
     values: Values = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            values.setdefault(name, []).append(Upload(value.filename or "", value.file))
+            # Browsers send a nameless file of no bytes when none was chosen.
+            if value.filename or value.size:
+                values.setdefault(name, []).append(Upload(value.filename or "", value.file))
             continue
         meant = _from_json(value) if from_bentoml else value
         optional = name in model.model_fields and not model.model_fields[name].is_required()
@@ -175,7 +214,10 @@ def _validated(model: type[R], values: Values) -> R:
     uploads: dict[str, list[Upload]] = {}
     for name, given in values.items():
         is_file = name in model.multipart_fields
-        is_list = name in model.model_fields and _is_list(model, name)
+        if name not in model.model_fields:
+            problems.append(_unknown(name, given[0]))
+            continue
+        is_list = _is_list(model, name)
         if problem := _misplaced(name, given, is_file=is_file, is_list=is_list):
             problems.append(problem)
         elif is_file:
@@ -193,9 +235,17 @@ def _validated(model: type[R], values: Values) -> R:
     except InvalidInput as error:
         problems += error.problems
     if problems:
-        raise InvalidInput("; ".join(map(_sentence, problems)), problems=problems)
+        told = problems[:MAX_PROBLEMS]
+        more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > len(told) else ""
+        raise InvalidInput("; ".join(map(_sentence, told)) + more, problems=told)
     request._uploads.update(uploads)
     return request
+
+
+def _unknown(name: str, value: Any) -> Problem:
+    shown = None if isinstance(value, Upload) else shorten(value)
+    # A name is as foreign as a value: of any length, and with characters that can't be sent.
+    return Problem(shorten(name)[1:-1], "is not a field of this route", shown)
 
 
 def _misplaced(name: str, given: list[Any], *, is_file: bool, is_list: bool) -> Problem | None:
@@ -220,9 +270,8 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     field = str(place[0]) if place else ""
     field += "".join(f"[{i}]" for i in place[1:] if isinstance(i, int))
     message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = "is not a field of this route"
-    message = message.replace("Input should be", "must be").replace("Field required", "is required")
+    for theirs, ours in _WORDING.items():
+        message = message.replace(theirs, ours)
     shown = error["type"] != "missing" and bool(place)
     return Problem(field, message, shorten(error["input"]) if shown else None)
 

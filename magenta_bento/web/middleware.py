@@ -2,16 +2,25 @@
 
 Routing's 404 and 405, probes' 503 and whatever a library answers as plain text pass here.
 
-Invariant: what leaves with a status of 400 or more is JSON with ``error`` and ``type``.
+Invariant: what leaves with a status of 400 or more is JSON with ``error`` and ``type``, and
+every request has an answer, even if what should answer it raised.
 """
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from magenta_bento.errors import ServiceError
+from magenta_bento.web.responses import error_response
+
+log = logging.getLogger("magenta_bento")
+
+_PHRASES = {status.value: status.phrase.lower() for status in HTTPStatus}
 
 
 class OneErrorShape:
@@ -24,17 +33,26 @@ class OneErrorShape:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        replaced = False
+        started = replaced = False
 
         async def reshape(message: Message) -> None:
-            nonlocal replaced
+            nonlocal started, replaced
+            started = True
             if message["type"] == "http.response.start" and _is_foreign(message):
                 replaced = True
                 await _send_instead(scope, message, receive, send)
             elif not replaced:
                 await send(message)
 
-        await self.app(scope, receive, reshape)
+        try:
+            await self.app(scope, receive, reshape)
+        except Exception:
+            if started:
+                raise
+            # BentoML would wait for an answer until its timeout.
+            log.exception("an unexpected error at %s", scope["path"])
+            error = ServiceError("an unexpected error; the server's log has it")
+            await error_response(error)(scope, receive, send)
 
 
 def _is_foreign(start: Message) -> bool:
@@ -44,7 +62,7 @@ def _is_foreign(start: Message) -> bool:
 
 
 async def _send_instead(scope: Scope, start: Message, receive: Receive, send: Send) -> None:
-    phrase = HTTPStatus(start["status"]).phrase.lower()
+    phrase = _PHRASES.get(start["status"], "error")  # 499, for one, is no standard's
     told = f"{scope['method']} {scope['path']}: {phrase}"
     body = {"error": told, "type": phrase.replace(" ", "_"), "detail": []}
     response = JSONResponse(body, status_code=start["status"], headers=_kept(start))

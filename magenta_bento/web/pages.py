@@ -8,20 +8,22 @@ Invariant: nothing here touches the model, so that it answers while the model wo
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from magenta_bento.runtime import Runtime, ServerPhase
 
 ASSETS_PACKAGE = "drf_spectacular_sidecar"
 ASSETS_URL = "/docs-assets"
+# ReDoc would fetch its logo from a CDN.
+_ONLY_OUR_IMAGES = {"Content-Security-Policy": "img-src 'self' data:"}
 
 _SWAGGER = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Magenta Bento: API</title>
@@ -30,7 +32,8 @@ _SWAGGER = """<!doctype html>
 <link rel="stylesheet" href="{assets}/swagger-ui-dist/swagger-ui.css"></head>
 <body><div id="swagger"></div>
 <script src="{assets}/swagger-ui-dist/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({{url: "docs.json", dom_id: "#swagger", deepLinking: true}})</script>
+<script>SwaggerUIBundle({{url: "docs.json", dom_id: "#swagger", deepLinking: true,
+validatorUrl: null}})</script>
 </body></html>"""
 
 _REDOC = """<!doctype html>
@@ -42,12 +45,17 @@ _REDOC = """<!doctype html>
 </body></html>"""
 
 
-def make_app(runtime: Callable[[], Runtime], openapi: Callable[[], dict[str, Any]]) -> Starlette:
+def make_app(
+    runtime: Callable[[], Runtime],
+    openapi: Callable[[], dict[str, Any]],
+    beside: Sequence[BaseRoute],
+) -> Starlette:
     """The pages as an application to be mounted beside the API.
 
     Args:
       runtime: Gives the server's runtime, which is made after this.
       openapi: Gives the OpenAPI document.
+      beside: Further routes of the same application.
     """
 
     async def health(_: Request) -> Response:
@@ -59,10 +67,10 @@ def make_app(runtime: Callable[[], Runtime], openapi: Callable[[], dict[str, Any
         return RedirectResponse("docs")
 
     async def swagger(_: Request) -> Response:
-        return HTMLResponse(_SWAGGER.format(assets=ASSETS_URL.lstrip("/")))
+        return _page(_SWAGGER)
 
     async def redoc(_: Request) -> Response:
-        return HTMLResponse(_REDOC.format(assets=ASSETS_URL.lstrip("/")))
+        return _page(_REDOC)
 
     async def document(_: Request) -> Response:
         return JSONResponse(openapi())
@@ -74,9 +82,15 @@ def make_app(runtime: Callable[[], Runtime], openapi: Callable[[], dict[str, Any
             Route("/docs", swagger),
             Route("/redoc", redoc),
             Route("/docs.json", document),
+            *beside,
             Mount(ASSETS_URL, StaticFiles(directory=_assets_folder())),
         ]
     )
+
+
+def _page(html: str) -> Response:
+    html = html.format(assets=ASSETS_URL.lstrip("/"))
+    return HTMLResponse(html, headers=_ONLY_OUR_IMAGES)
 
 
 def _assets_folder() -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -27,7 +28,7 @@ from pydantic import (
 from starlette.requests import Request
 
 from magenta_bento import conditioning
-from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.errors import InvalidInput
 
 MAX_PROMPT_CHARS = 1_000
@@ -37,6 +38,13 @@ MAX_SEED = 2**32 - 1
 MAX_TEMPERATURE = 4.0
 MAX_TOP_K = 1_024  # codes of one RVQ level
 MAX_WEIGHT = 1_000.0
+
+
+class Pace(StrEnum):
+    """How fast a stream is sent."""
+
+    realtime = "realtime"
+    asap = "asap"
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def _as_list(value: Any) -> Any:
     if value.lstrip().startswith("["):
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         if isinstance(parsed, list):
             return parsed
@@ -121,15 +129,48 @@ Weights = Annotated[list[Weight], BeforeValidator(_as_list)]
 AudioFile = Annotated[Path, ContentType("audio/*")]
 
 
-class GenerationRequest(ApiRequest):
-    """What every generation can be told beside its prompts."""
+class TextPrompt(ApiRequest):
+    prompt: Prompt
 
-    duration: float = Field(
-        10.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds of music, up to MAX_DURATION; rounded up to whole 40 ms frames.",
+
+class AudioPrompt(ApiRequest):
+    audio_file: AudioFile = Field(description="The audio whose style is taken.")
+    prompt: Prompt | None = None
+    audio_weight: Weight = Field(1.0, description="Share of the audio beside the prompt.")
+    text_weight: Weight = Field(1.0, description="Share of the prompt beside the audio.")
+
+
+class BlendPrompts(ApiRequest):
+    text_prompts: Annotated[list[Prompt], BeforeValidator(_as_list)] = Field(
+        default=[],
+        max_length=MAX_TEXT_PROMPTS,
+        description="Comma-separated, a JSON list, or the field repeated.",
     )
+    text_weights: Weights = Field(default=[], description="One for each text prompt; 1 if absent.")
+    audio_files: list[AudioFile] = Field(
+        default=[], max_length=MAX_AUDIO_PROMPTS, description="Audio prompts."
+    )
+    audio_weights: Weights = Field(default=[], description="One for each audio file; 1 if absent.")
+
+    @model_validator(mode="after")
+    def _counts_match(self) -> BlendPrompts:
+        if not self.text_prompts and not self.audio_files:
+            raise ValueError("text_prompts or audio_files must hold at least one prompt")
+        for weights, prompts in (
+            ("text_weights", "text_prompts"),
+            ("audio_weights", "audio_files"),
+        ):
+            given, due = len(getattr(self, weights)), len(getattr(self, prompts))
+            if given not in (0, due):
+                raise InvalidInput.field(
+                    weights, f"must be one for each of the {due} {prompts}", f"{given} weights"
+                )
+        return self
+
+
+class SamplingRequest(ApiRequest):
+    """What every piece of music can be told beside its prompts."""
+
     seed: int | None = Field(
         None,
         ge=0,
@@ -156,46 +197,65 @@ class GenerationRequest(ApiRequest):
         allow_inf_nan=False,
         description="How closely the music follows the prompts, in steps of 0.2.",
     )
+
+
+class GenerationRequest(SamplingRequest):
+    """A finished piece."""
+
+    duration: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds of music, up to MAX_DURATION; rounded up to whole 40 ms frames.",
+    )
     format: AudioFormat = Field(AudioFormat.mp3, description="The file format of the answer.")
 
 
-class TextRequest(GenerationRequest):
-    prompt: Prompt
+class StreamRequest(SamplingRequest):
+    """Music that is sent while it is made."""
 
-
-class AudioRequest(GenerationRequest):
-    audio_file: AudioFile = Field(description="The audio whose style is taken.")
-    prompt: Prompt | None = None
-    audio_weight: Weight = Field(1.0, description="Share of the audio beside the prompt.")
-    text_weight: Weight = Field(1.0, description="Share of the prompt beside the audio.")
-
-
-class BlendRequest(GenerationRequest):
-    text_prompts: Annotated[list[Prompt], BeforeValidator(_as_list)] = Field(
-        default=[],
-        max_length=MAX_TEXT_PROMPTS,
-        description="Comma-separated, a JSON list, or the field repeated.",
+    duration: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds of music, up to MAX_STREAM_DURATION; 0 plays until you leave.",
     )
-    text_weights: Weights = Field(default=[], description="One for each text prompt; 1 if absent.")
-    audio_files: list[AudioFile] = Field(
-        default=[], max_length=MAX_AUDIO_PROMPTS, description="Audio prompts."
+    format: StreamFormat = Field(
+        StreamFormat.mp3, description="ogg holds Opus; pcm is raw s16le, 48 kHz, stereo."
     )
-    audio_weights: Weights = Field(default=[], description="One for each audio file; 1 if absent.")
+    pace: Pace | None = Field(
+        None,
+        description="realtime stays about 2 s ahead of playback, asap sends what there is;"
+        " asap if absent, realtime for duration 0.",
+    )
 
-    @model_validator(mode="after")
-    def _counts_match(self) -> BlendRequest:
-        if not self.text_prompts and not self.audio_files:
-            raise ValueError("text_prompts or audio_files must hold at least one prompt")
-        for weights, prompts in (
-            ("text_weights", "text_prompts"),
-            ("audio_weights", "audio_files"),
-        ):
-            given, due = len(getattr(self, weights)), len(getattr(self, prompts))
-            if given not in (0, due):
-                raise InvalidInput.field(
-                    weights, f"must be one for each of the {due} {prompts}", f"{given} weights"
-                )
-        return self
+    @property
+    def in_real_time(self) -> bool:
+        return self.pace is Pace.realtime or (self.pace is None and self.duration == 0)
+
+
+class TextRequest(TextPrompt, GenerationRequest):
+    """POST /generate/text"""
+
+
+class AudioRequest(AudioPrompt, GenerationRequest):
+    """POST /generate/audio"""
+
+
+class BlendRequest(BlendPrompts, GenerationRequest):
+    """POST /generate/blend"""
+
+
+class StreamTextRequest(TextPrompt, StreamRequest):
+    """POST and GET /stream/text"""
+
+
+class StreamAudioRequest(AudioPrompt, StreamRequest):
+    """POST /stream/audio"""
+
+
+class StreamBlendRequest(BlendPrompts, StreamRequest):
+    """POST and GET /stream/blend"""
 
 
 class EmbedTextRequest(ApiRequest):

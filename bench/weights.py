@@ -1,0 +1,48 @@
+"""Model folders for benchmarks: the bundled demo, or random weights of a real model's shapes.
+
+Speed does not depend on what the weights are, only on their shapes and types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from magenta_bento.config import Settings
+from magenta_bento.model.architecture import ARCHITECTURES
+from magenta_bento.weights.catalog import ModelFiles, locate
+from tools.demo_model.checkpoint import initial
+
+DEMO_HOME = locate("demo", Settings()).checkpoint.parents[1]
+
+
+@contextmanager
+def model_home(name: str) -> Iterator[Path]:
+    """A folder with ``checkpoints`` as upstream lays it; of random weights for a real model."""
+    if ARCHITECTURES[name].is_demo:
+        yield DEMO_HOME
+        return
+    with TemporaryDirectory(prefix="magenta-bento-bench-") as folder:
+        home = Path(folder)
+        (home / "checkpoints").mkdir()
+        shapes = jax.eval_shape(lambda: initial(ARCHITECTURES[name], jax.random.PRNGKey(0)))
+        draw = np.random.default_rng(0)
+        tensors = {
+            key: draw.standard_normal(shape.shape, np.float32) * np.float32(0.02)
+            for key, shape in shapes.items()
+        }
+        file = home / "checkpoints" / ARCHITECTURES[name].checkpoint_name
+        safetensors.numpy.save_file(tensors, file)
+        yield home
+
+
+def files_in(home: Path, name: str) -> ModelFiles:
+    """The model of a folder; the style encoder is the demo's, for it takes no part in speed."""
+    checkpoint = home / "checkpoints" / ARCHITECTURES[name].checkpoint_name
+    return ModelFiles(name, checkpoint, locate("demo", Settings()).musiccoca_dir)

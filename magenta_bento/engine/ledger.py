@@ -1,0 +1,72 @@
+"""What the engine has made, and how fast: metrics, and what can be promised from them.
+
+Invariant: only the device thread writes here; others read a number that is current or just past.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from magenta_bento.engine.spec import FRAME_S
+from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.metrics import Metrics
+
+RETRY_AFTER_RANGE_S = (1, 600)
+MEMORY = 0.9  # of the moving average, a step
+
+
+class Ledger:
+    """See the module.
+
+    Args:
+      metrics: Where to count.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.frames_per_s = 0.0  # of all streams together, of late
+        self._last_fetched = 0.0
+
+    def seated(self, stream: Stream) -> None:
+        """A stream got a slot."""
+        self.metrics.queue_wait_seconds.observe(stream.timing.waited_s)
+
+    def stepped(self, started: float, frames: int, streams: int, heard: int) -> None:
+        """A step's audio arrived.
+
+        Args:
+          started: When it was dispatched, by ``time.perf_counter``.
+          frames: How many frames it advanced.
+          streams: How many streams it advanced.
+          heard: How many frames reached a listener.
+        """
+        now = time.perf_counter()
+        # The device may have been busy with the step before when this one was dispatched.
+        elapsed_s = max(now - max(started, self._last_fetched), 1e-6)
+        self._last_fetched = now
+        memory = MEMORY if self.frames_per_s else 0.0
+        rate = streams * frames / elapsed_s
+        self.frames_per_s = memory * self.frames_per_s + (1 - memory) * rate
+        self.metrics.frames.inc(heard)
+        self.metrics.step_frame_seconds.observe(elapsed_s / frames)
+
+    def ended(self, stream: Stream, phase: Phase) -> None:
+        """A stream is about to end."""
+        self.metrics.streams.labels(phase.value).inc()
+        timing = stream.timing
+        if timing.first_block is not None:
+            self.metrics.first_frame_seconds.observe(timing.first_block - timing.admitted)
+        if phase is Phase.FINISHED and timing.in_slot_s > 0:
+            rtf = stream.frames_made * FRAME_S / timing.in_slot_s
+            self.metrics.real_time_factor.observe(rtf)
+
+    def retry_after_s(self, playing: Sequence[Stream]) -> int:
+        """When a slot is next due to fall free, from what is left to make and measured speed."""
+        low, high = RETRY_AFTER_RANGE_S
+        left = [n for stream in playing if (n := stream.frames_to_schedule) is not None]
+        if not left or not self.frames_per_s:
+            return low
+        frames_per_s = self.frames_per_s / len(playing)  # of one stream
+        return min(high, max(low, math.ceil(min(left) / frames_per_s)))

@@ -1,0 +1,85 @@
+"""A certificate of our own for this machine, for clients that insist on TLS.
+
+Google's Python SDK only dials wss. The certificate is its own authority: a client that is told
+to trust the file trusts this server, and nothing else does.
+
+Invariant: the key is readable by its owner alone, and a pair that is still valid is kept.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+VALID = timedelta(days=397)
+RENEW_BEFORE = timedelta(days=30)
+_NAMES = ("localhost",)
+_ADDRESSES = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, as PEM files."""
+
+    certificate: Path
+    key: Path
+
+
+def local_pair(folder: Path) -> Pair:
+    """The certificate of this machine, made on first use and anew before it ends.
+
+    Args:
+      folder: Where the two files lie.
+    """
+    pair = Pair(folder / "localhost.pem", folder / "localhost.key")
+    if not _still_good(pair):
+        folder.mkdir(parents=True, exist_ok=True)
+        _make(pair)
+    return pair
+
+
+def _still_good(pair: Pair) -> bool:
+    if not (pair.certificate.is_file() and pair.key.is_file()):
+        return False
+    try:
+        certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    except ValueError:
+        return False
+    return certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC)
+
+
+def _make(pair: Pair) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Magenta Bento on localhost")])
+    now = datetime.now(UTC)
+    names: list[x509.GeneralName] = [x509.DNSName(host) for host in _NAMES]
+    names += [x509.IPAddress(ipaddress.ip_address(address)) for address in _ADDRESSES]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + VALID)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    with os.fdopen(os.open(pair.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+    pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -1,0 +1,71 @@
+"""The WebSocket routes: which protocol lives where.
+
+Invariant: a socket is accepted only while the model is ready, and closed when its door is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from magenta_bento.errors import NotReady
+from magenta_bento.live import messages
+from magenta_bento.live.connection import Connection
+from magenta_bento.live.door import Door
+from magenta_bento.live.jam import Jam
+from magenta_bento.live.lyria import Lyria
+from magenta_bento.live.session import LiveSession
+from magenta_bento.runtime import Loaded, Runtime
+
+LYRIA_METHOD = "GenerativeService.BidiGenerateMusic"
+NORMAL_CLOSE = 1000
+NO_SUCH_METHOD = 1008
+
+
+def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
+    """The routes of live music.
+
+    Args:
+      runtime: Gives the server's runtime, which is made after this.
+    """
+
+    async def serve(
+        socket: WebSocket, door: Callable[[Connection, LiveSession, Loaded], Door]
+    ) -> None:
+        await socket.accept()
+        connection = Connection(socket)
+        try:
+            loaded = runtime().loaded
+        except NotReady as error:
+            await connection.close(error.close_code, error.message)
+            return
+        client = socket.client.host if socket.client else ""
+        session = LiveSession(loaded.engine, loaded.prompter, client)
+        await door(connection, session, loaded).run()
+        await connection.close(NORMAL_CLOSE)
+
+    async def jam(socket: WebSocket) -> None:
+        model = runtime().files.name
+        await serve(socket, lambda c, session, on: Jam(c, session, on.prompter, model))
+
+    async def lyria(socket: WebSocket) -> None:
+        if not socket.path_params["method"].endswith(LYRIA_METHOD):
+            await socket.close(NO_SUCH_METHOD)
+            return
+        await serve(socket, lambda c, session, on: Lyria(c, session, on.prompter))
+
+    async def schema(_: Request) -> Response:
+        return JSONResponse(messages.schema())
+
+    return [
+        WebSocketRoute("/ws/jam", jam),
+        Route("/ws/jam/schema.json", schema),
+        # google.ai.generativelanguage.{version}.GenerativeService.BidiGenerateMusic; the
+        # JavaScript SDK, and the Python one for some base URLs, put two slashes in front.
+        WebSocketRoute("/ws/{method}", lyria),
+        WebSocketRoute("//ws/{method}", lyria),
+    ]

@@ -1,0 +1,316 @@
+"""docs/ says what is true: the messages are the server's, and what is named exists."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import requests
+import websockets
+from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
+from serving import REPOSITORY, Server
+
+from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
+from magenta_bento.config import Settings
+from magenta_bento.errors import ServiceError
+from magenta_bento.live import connection, jam, lyria, lyria_messages, messages, session, steering
+
+DOCS = REPOSITORY / "docs"
+JAM = DOCS / "jam.md"
+LYRIA = DOCS / "lyria.md"
+PACKAGE = REPOSITORY / "magenta_bento"
+TIMEOUT_S = 60
+# Codes that the WebSocket library closes with by itself.
+OF_THE_LIBRARY = {1000, 1009}
+MAX_SOCKET_BYTES = 16 * 1024 * 1024  # uvicorn's own bound on a message
+
+
+def sections(document: Path) -> dict[str, str]:
+    """Every heading's own text; the headings of a document differ."""
+    parts = re.split(r"^#+ (.*)$", document.read_text(), flags=re.MULTILINE)
+    assert len(parts[1::2]) == len(set(parts[1::2]))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def examples(document: Path) -> list[str]:
+    found = re.findall(r"^```json\n(.*?)\n```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    return found
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a section's tables, without their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    heads = [i - 1 for i, line in enumerate(lines) if set(line) <= set("|-")]
+    return [row for i, row in enumerate(cells) if i not in heads and i - 1 not in heads]
+
+
+def of_type(kinds: Any) -> dict[str, type[BaseModel]]:
+    return {kind.model_fields["type"].annotation.__args__[0]: kind for kind in get_args(kinds)}
+
+
+CLIENT = of_type(messages.ClientMessage)
+SERVER = of_type(messages.ServerMessage)
+
+
+# The jam.
+
+
+@pytest.mark.parametrize("text", examples(JAM))
+def test_a_jam_example_is_a_message(text: str) -> None:
+    told = json.loads(text)
+    if told["type"] in CLIENT:
+        message: BaseModel = messages.CLIENT.validate_json(text)
+        assert message.model_dump(exclude_unset=True) == told
+    else:
+        message = SERVER[told["type"]].model_validate_json(text)
+        assert message.model_dump_json() == text  # byte for byte
+
+
+def test_every_jam_message_has_a_section_and_an_example() -> None:
+    shown = {json.loads(text)["type"] for text in examples(JAM)}
+    assert shown == {*CLIENT, *SERVER}
+    for name in shown:
+        assert f'"type":"{name}"' in sections(JAM)[name].replace(": ", ":")
+
+
+def test_the_examples_name_every_field() -> None:
+    for name, kind in (CLIENT | SERVER).items():
+        told = [json.loads(text) for text in examples(JAM)]
+        assert {k for t in told if t["type"] == name for k in t} == set(kind.model_fields), name
+
+
+def _default(field: Any) -> set[str]:
+    """How a table may tell a field's default."""
+    if field.is_required():
+        return {"required"}
+    if field.default is None:
+        return {"absent", "random", "null"}
+    return {str(field.default)}
+
+
+@pytest.mark.parametrize("name", ["start", "update"])
+def test_a_jam_table_tells_the_fields(name: str) -> None:
+    fields = {**CLIENT[name].model_fields}
+    if name == "start":
+        fields |= messages.Prompt.model_fields
+    told = {row[0].strip("`"): row[1] for row in rows(sections(JAM)[name])}
+    assert set(told) == set(fields) - {"type", "id"}
+    for field, default in told.items():
+        assert default in _default(fields[field]), field
+
+
+def test_the_stats_table_tells_the_fields() -> None:
+    told = {row[0].strip("`") for row in rows(sections(JAM)["stats"])}
+    assert told == set(messages.Stats.model_fields) - {"type"}
+
+
+def numbers_in(text: str) -> set[int]:
+    return {int(n.replace(",", "")) for n in re.findall(r"-?\d[\d,]*", text)}
+
+
+def test_the_bounds_told_are_the_bounds() -> None:
+    definitions = messages.schema()["client"]["$defs"]
+    told = {row[0].strip("`"): row[2] for row in rows(sections(JAM)["start"])}
+    fields = definitions["Start"]["properties"] | definitions["Prompt"]["properties"]
+    numbers = ("minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "multipleOf")
+    for name, meaning in told.items():
+        kinds = [fields[name], *fields[name].get("anyOf", [])]
+        bounds = {kind[number] for kind in kinds for number in numbers if number in kind}
+        if name == "audio_id":
+            continue  # its length is ours
+        for bound in bounds:
+            assert int(bound) in numbers_in(meaning), name
+    (ramp,) = [row[2] for row in rows(sections(JAM)["update"]) if row[0] == "`ramp`"]
+    assert ramp.startswith(f"0 to {messages.MAX_RAMP_S:g}: ")
+
+
+def test_the_arithmetic_is_right() -> None:
+    text = JAM.read_text()
+    frame_bytes = FRAME_SAMPLES * CHANNELS * 2
+    assert f"| bytes as `pcm` | {frame_bytes:,} |" in text
+    assert f"200 ms are 5 frames, {5 * frame_bytes:,} bytes" in text
+    assert messages.FRAME_MS == 1000 * FRAME_SAMPLES // SAMPLE_RATE_HZ == 40
+    in_engine_ms = {
+        lead: 40
+        * min(session.MAX_ENGINE_LEAD_FRAMES, max(1, lead // 40 // session.ENGINE_LEAD_SHARE))
+        for lead in (2000, 120)
+    }
+    assert in_engine_ms == {2000: 400, 120: 40}
+    assert f"in steps of {steering.FADE_STEP_FRAMES} frames" in text
+    assert f"at most {jam.MAX_MESSAGE_CHARS:,} characters" in text
+    assert f"took nothing for {connection.STALL_S:g} seconds" in text
+    assert f"for {connection.IDLE_S / 60:g} minutes nothing played" in text
+    chunk_bytes = lyria.CHUNK_FRAMES * frame_bytes
+    chunk = f"{lyria.CHUNK_FRAMES / 25:g} s are {chunk_bytes:,} bytes, {chunk_bytes * 4 // 3:,} cha"
+    assert chunk in LYRIA.read_text()
+    assert f"over {lyria.RAMP_S:g} s" in LYRIA.read_text()
+
+
+@pytest.mark.parametrize("document", [JAM, LYRIA])
+def test_the_close_codes_are_those_of_the_errors(document: Path) -> None:
+    told = {int(row[0]): row[-2] for row in rows(sections(document)["Errors"])}
+    kinds = [connection.SlowReader, connection.IdleSession, *ServiceError.__subclasses__()]
+    codes = {kind.close_code for kind in kinds}
+    assert set(told) - OF_THE_LIBRARY <= codes
+    if document == JAM:
+        by_type = {f"`{kind.type}`": kind.close_code for kind in kinds}
+        for code, error_type in told.items():
+            assert not error_type or by_type[error_type] == code
+        named = {name.strip("`") for name in told.values() if name}
+        assert {"idle", "slow_reader", "generation_failed", "not_ready", "overloaded"} == named
+
+
+async def test_a_conversation_is_as_shown(server: Server) -> None:
+    """Sends what the page shows, and gets what it shows, in order."""
+    shown = [text for text in examples(JAM) if "audio_id" not in text]
+    sent = [text for text in shown if json.loads(text)["type"] in CLIENT]
+    assert {json.loads(text)["type"] for text in sent} == set(CLIENT)
+    answers: list[str] = []
+    async with websockets.connect(f"{server.url.replace('http', 'ws')}/ws/jam") as socket:
+
+        async def answer() -> str:
+            while isinstance(message := await socket.recv(), bytes) or '"stats"' in message:
+                assert isinstance(message, str) or len(message) == 38_400
+            return message
+
+        async with asyncio.timeout(TIMEOUT_S):
+            for text in sent:
+                await socket.send(text)
+                answers.append(await answer())
+            await socket.send('{"type": "start", "prompts": [{"text": "x"}], "top_k": 0}')
+            answers.append(await answer())
+    for text in shown:
+        told = json.loads(text)
+        if told["type"] in ("started", "pong", "error") and not told.get("fatal"):
+            assert text in answers
+    acks = [json.loads(text) for text in answers if '"ack"' in text]
+    assert [(ack["of"], ack["id"]) for ack in acks] == [
+        (json.loads(text)["type"], json.loads(text)["id"])
+        for text in sent
+        if json.loads(text)["type"] not in ("start", "ping")
+    ]
+
+
+async def test_what_is_too_large_is_refused_as_told(server: Server) -> None:
+    async with websockets.connect(f"{server.url.replace('http', 'ws')}/ws/jam") as socket:
+        await socket.send(" " * (jam.MAX_MESSAGE_CHARS + 1))
+        told = json.loads(await socket.recv())
+        assert told["error"] == f"a message has at most {jam.MAX_MESSAGE_CHARS:,} characters"
+        assert not told["fatal"]
+        await socket.send(" " * (MAX_SOCKET_BYTES + 1))
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+
+# Lyria RealTime.
+
+
+def test_a_lyria_example_is_a_message() -> None:
+    fields = {to_camel(name) for name in lyria_messages.ClientMessage.model_fields}
+    seen = set()
+    for text in examples(LYRIA):
+        ((name, told),) = json.loads(text).items()
+        seen.add(name)
+        if name == "setupComplete":
+            assert text.encode() == lyria_messages.SETUP_COMPLETE
+        elif name == "serverContent":
+            ((chunk,),) = told.values()
+            pcm = np.array([[0, 0], [-1, -1]], np.int16)
+            made = lyria_messages.audio_chunk(pcm, chunk["sourceMetadata"]).decode()
+            assert made.replace("AAAAAP////8=", "AAAAAP//") == text
+        else:
+            (taken,) = lyria_messages.parsed(text).model_fields_set
+            assert to_camel(taken) == name
+    assert seen == {*fields, "setupComplete", "serverContent"}
+
+
+def test_the_lyria_tables_tell_the_fields() -> None:
+    kind = lyria_messages.MusicGenerationConfig
+    told = {row[0].strip("`"): row for row in rows(sections(LYRIA)["musicGenerationConfig"])}
+    assert set(told) == {field.serialization_alias for field in kind.model_fields.values()}
+    assert told["temperature"][1] == str(lyria.TEMPERATURE)
+    assert told["topK"][1] == str(lyria.TOP_K)
+    assert told["guidance"][1] == str(lyria.GUIDANCE)
+    schema = kind.model_json_schema(by_alias=True)["properties"]
+    for name, field in schema.items():
+        bounds = field["anyOf"][0]
+        if "maximum" in bounds:
+            bound = f"{bounds['minimum']:g} to {bounds['maximum']}"
+            assert told[name][2].startswith(bound.removesuffix(".0")), name
+    controls = {row[0].strip("`") for row in rows(sections(LYRIA)["playbackControl"])}
+    assert controls == set(get_args(lyria_messages.PlaybackControl))
+    prompts, chars = lyria_messages.MAX_PROMPTS, lyria_messages.MAX_PROMPT_CHARS
+    assert f"Up to {prompts} prompts of 1 to {chars:,} characters" in LYRIA.read_text()
+
+
+@pytest.mark.parametrize("document", [REPOSITORY / "README.md", LYRIA])
+def test_what_has_no_effect_is_not_read(document: Path) -> None:
+    ignored = ("bpm", "density", "brightness", "scale", "muteBass", "onlyBassAndDrums")
+    for name in (*ignored, "musicGenerationMode"):
+        assert f"`{name}`" in document.read_text()
+        config = lyria_messages.parsed(json.dumps({"musicGenerationConfig": {name: "anything"}}))
+        assert config.music_generation_config == lyria_messages.MusicGenerationConfig()
+
+
+# Every page.
+
+
+def names(pattern: str) -> set[str]:
+    """What stands between backticks on any page and is of a pattern as a whole."""
+    spans = [
+        span for page in DOCS.glob("*.md") for span in re.findall(r"`([^`\n]+)`", page.read_text())
+    ]
+    return {span for span in spans if re.fullmatch(pattern, span)}
+
+
+def test_every_module_of_live_is_on_the_page_of_the_architecture() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    for module in (PACKAGE / "live").glob("*.py"):
+        if module.name not in ("__init__.py", "messages.py", "lyria_messages.py"):
+            assert f"live/{module.name}" in page
+
+
+def test_every_member_named_exists() -> None:
+    """``Stream.steer``, ``Slots.compacted`` and their like."""
+    defined: dict[str, set[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                members = {n.name for n in node.body if hasattr(n, "name")}
+                defined.setdefault(node.name, set()).update(members)
+    named = names(r"[A-Z][A-Za-z]+\.[a-z_]+")
+    assert {"Stream.steer", "Stream.reset"} <= named
+    for name in named:
+        owner, member = name.split(".")
+        upstream = owner.startswith("MagentaRT")
+        assert upstream or member in defined[owner], name
+
+
+def test_every_setting_named_exists() -> None:
+    settings = {name.upper() for name in Settings.model_fields}
+    others = {"HF_TOKEN", "HF_ENDPOINT", *get_args(lyria_messages.PlaybackControl)}
+    for name in names(r"[A-Z]+(?:_[A-Z0-9]+)+(?:=\w+)?"):
+        assert name.split("=")[0] in settings | others, name
+
+
+def test_every_route_named_exists(server: Server) -> None:
+    prefixes = {"/generate", "/stream", "/ws/"}
+    sockets = {"/ws/jam"}  # opened by a test above
+    for route in names(r"(?:GET |POST )?/[a-z/.]+"):
+        path = route.split()[-1]
+        if path not in prefixes | sockets:
+            # 405 for what only takes POST
+            assert requests.get(f"{server.url}{path}", timeout=10).status_code != 404, route
+    schema = requests.get(f"{server.url}/ws/jam/schema.json", timeout=10).json()
+    assert schema == messages.schema()
