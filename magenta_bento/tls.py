@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 VALID = timedelta(days=397)
 RENEW_BEFORE = timedelta(days=30)
+KEY_MODE = 0o600
 _NAMES = ("localhost",)
 _ADDRESSES = ("127.0.0.1", "::1")
 
@@ -47,13 +48,16 @@ def local_pair(folder: Path) -> Pair:
 
 
 def _still_good(pair: Pair) -> bool:
-    if not (pair.certificate.is_file() and pair.key.is_file()):
-        return False
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
-    except ValueError:
+        key = serialization.load_pem_private_key(pair.key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError):
         return False
-    return certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC)
+    pair.key.chmod(KEY_MODE)
+    return (
+        certificate.public_key() == key.public_key()
+        and certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC)
+    )
 
 
 def _make(pair: Pair) -> None:
@@ -74,7 +78,8 @@ def _make(pair: Pair) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
-    with os.fdopen(os.open(pair.key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    pair.key.unlink(missing_ok=True)  # an old file would keep its mode
+    with os.fdopen(os.open(pair.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE), "wb") as file:
         file.write(
             key.private_bytes(
                 serialization.Encoding.PEM,

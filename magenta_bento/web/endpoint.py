@@ -58,6 +58,10 @@ class Call:
         """Waits for the client to leave, and cancels."""
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Cancels what was begun for this request, and what still will be."""
         self._gone = True
         for cancel in self._cancels:
             cancel()
@@ -107,6 +111,9 @@ async def _watched(method: Method[R], service: Any, body: R, request: Request) -
     watcher = asyncio.create_task(call.watch(request))
     try:
         return await method(service, body, call)
+    except BaseException:
+        call.cancel()  # nobody will read what it has begun
+        raise
     finally:
         watcher.cancel()
         with suppress(asyncio.CancelledError):
