@@ -21,6 +21,7 @@ from magenta_bento.errors import ConfigError, shorten
 
 ModelChoice = Literal["auto", "mrt2_base", "mrt2_small", "demo"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
+_AUTH = "ENABLE_AUTH"  # of the API that this one replaces; silence about it would be dangerous
 Mp3Bitrate = Annotated[Literal[192, 224, 256, 320], BeforeValidator(int)]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
@@ -124,6 +125,11 @@ class Settings(BaseModel):
         Raises:
           ConfigError: A value is wrong; every wrong one is named.
         """
+        if environ.get(_AUTH, "").lower() in ("1", "true", "yes", "on"):
+            raise ConfigError(
+                f"{_AUTH}: keys are not checked yet, and this server would be open to everybody;"
+                " put it behind a proxy that checks them, and leave this unset"
+            )
         given = {name: environ[name.upper()] for name in _given(environ)}
         if level := given.get("log_level"):
             given["log_level"] = level.upper()

@@ -135,3 +135,10 @@ def test_every_setting_says_what_it_means() -> None:
 def test_no_description_holds_this_machines_home() -> None:
     for row in describe(Settings.from_env({}), {}):
         assert str(Path.home()) not in row.default
+
+
+@pytest.mark.parametrize("value", ["true", "1", "Yes"])
+def test_keys_that_would_not_be_checked_stop_the_start(value: str) -> None:
+    with pytest.raises(ConfigError, match="ENABLE_AUTH: keys are not checked yet"):
+        Settings.from_env({"ENABLE_AUTH": value, "API_KEYS": "secret"})
+    assert Settings.from_env({"ENABLE_AUTH": "false"}) == Settings.from_env({})
