@@ -72,12 +72,16 @@ def main() -> None:
         files = files_in(home, options.model)
         for exact in (True, False):
             our_codes, our_pcm = ours(options.model, files, options.frames, exact)
-            apart = np.abs(our_pcm.astype(int) - np.concatenate(pcm)).max()
+            reference = np.concatenate(pcm).astype(np.float64)
+            error = our_pcm - reference
+            apart = int(np.abs(error).max())
+            with np.errstate(divide="ignore"):
+                snr_db = 10 * np.log10((reference**2).sum() / (error**2).sum())
             print(
                 f"{options.model}, {options.frames} frames, {jax.devices()[0].device_kind}, codec"
                 f" {'as upstream' if exact else 'ours'}: codes"
                 f" {'equal' if (our_codes == np.stack(codes)).all() else 'DIFFER'},"
-                f" samples at most {apart} apart"
+                f" samples at most {apart} apart, SNR {snr_db:.1f} dB"
             )
 
 

@@ -6,6 +6,8 @@
     └── ServiceError             reaches a client (HTTP status, WebSocket close code)
         ├── InvalidInput         400   the request says something we can't do
         ├── UndecodableAudio     400   an upload that is not audio we can read
+        ├── SlowReader           408   a client that reads more slowly than its music plays
+        ├── IdleSession          408   a live connection that nobody uses
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415   a body of a media type we don't take
         ├── GenerationFailed     500   the model or an encoder failed under this request
@@ -104,6 +106,22 @@ class InvalidInput(ServiceError):
 
 class UndecodableAudio(InvalidInput):
     type = "undecodable_audio"
+
+
+class SlowReader(ServiceError):
+    """A client that reads more slowly than its music plays."""
+
+    status = 408
+    type = "slow_reader"
+    close_code = 1008  # policy violation
+
+
+class IdleSession(ServiceError):
+    """A connection that nobody uses."""
+
+    status = 408
+    type = "idle"
+    close_code = 1001  # going away
 
 
 class PayloadTooLarge(ServiceError):

@@ -12,27 +12,11 @@ from contextlib import suppress
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from magenta_bento.errors import ServiceError
+from magenta_bento.errors import SlowReader
 
 STALL_S = 10.0
 IDLE_S = 600.0  # of a connection that neither plays nor says anything
 MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, 2 of them the code
-
-
-class SlowReader(ServiceError):
-    """A client that reads more slowly than its music plays."""
-
-    status = 408
-    type = "slow_reader"
-    close_code = 1008  # policy violation
-
-
-class IdleSession(ServiceError):
-    """A connection that nobody uses."""
-
-    status = 408
-    type = "idle"
-    close_code = 1001  # going away
 
 
 class Connection:

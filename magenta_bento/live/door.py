@@ -15,8 +15,8 @@ from contextlib import suppress
 
 from starlette.websockets import WebSocketDisconnect
 
-from magenta_bento.errors import ServiceError
-from magenta_bento.live.connection import IDLE_S, Connection, IdleSession
+from magenta_bento.errors import IdleSession, ServiceError
+from magenta_bento.live.connection import IDLE_S, Connection
 from magenta_bento.live.session import LiveSession, State
 
 

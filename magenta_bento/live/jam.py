@@ -24,9 +24,9 @@ from starlette.websockets import WebSocketDisconnect
 from magenta_bento.audio.encode import make_stream_encoder
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.audio.tags import Tags
-from magenta_bento.errors import InvalidInput, Problem, ServiceError, shorten
+from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
 from magenta_bento.live import messages
-from magenta_bento.live.connection import Connection, SlowReader
+from magenta_bento.live.connection import Connection
 from magenta_bento.live.door import Door
 from magenta_bento.live.feeding import feed
 from magenta_bento.live.session import LiveSession, State
