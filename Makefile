@@ -5,6 +5,7 @@
 # make test             set everything up; check format, lint and types; run all tests
 # make check            the checks of `make test` that need no tests
 # make bench            the benchmarks that need no GPU
+# make audit            known weaknesses of the pinned packages; needs a network
 
 VENV ?= .venv
 PORT ?= 3000
@@ -21,7 +22,7 @@ RUNTIME := requirements.txt
 INSTALLED := $(VENV)/.installed
 endif
 
-.PHONY: serve test check format bench clean
+.PHONY: serve test check format bench audit clean
 
 serve: $(INSTALLED)
 	$(BIN)/magenta-bento serve --port $(PORT) $(if $(TLS),--tls)
@@ -42,6 +43,9 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.server
 	$(BIN)/python -m bench.live
+
+audit: $(VENV)/.installed-dev
+	timeout 120 $(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip --progress-spinner off
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import bentoml
-import psutil
 from bentoml.validators import ContentType
 from pydantic import BaseModel
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from magenta_bento import logs
+from magenta_bento import logs, process, tracing
 from magenta_bento.config import Settings
-from magenta_bento.errors import WeightsError
+from magenta_bento.errors import MagentaBentoError
 from magenta_bento.metrics import Metrics
-from magenta_bento.runtime import Runtime, ServerPhase
+from magenta_bento.runtime import Runtime
 from magenta_bento.style import Embedding
-from magenta_bento.web import openapi, pages, sockets
+from magenta_bento.web import cors, openapi, pages, sockets, untimed
+from magenta_bento.web.deaf import leave_deaf_clients
 from magenta_bento.web.endpoint import Call, endpoint
+from magenta_bento.web.guard import Guard
 from magenta_bento.web.making import Maker
 from magenta_bento.web.middleware import OneErrorShape
+from magenta_bento.web.progress import Progress
+from magenta_bento.web.recording import Recorder
 from magenta_bento.web.requests import (
     AudioRequest,
     BlendRequest,
@@ -42,12 +44,11 @@ from magenta_bento.web.requests import (
     StreamTextRequest,
     TextRequest,
 )
+from magenta_bento.web.streaming import STALL_S
 from magenta_bento.weights.catalog import choose
 
 SETTINGS = Settings.from_env()
-NO_TIMEOUT_S = 7 * 24 * 3600  # BentoML's timeout would cut long generations; ours are bounded
-LAST_WORDS_S = 1.0  # for the answers of failed requests to leave before the process does
-EXIT_FAILED = 70  # sysexits.h: internal software error
+NO_TIMEOUT_S = 7 * 24 * 3600  # for those in front who read it; web.untimed takes it out here
 
 AudioFile = Annotated[Path, ContentType("audio/mpeg")]
 AudioBytes = Annotated[bytes, ContentType("audio/mpeg")]
@@ -85,9 +86,12 @@ def _runtime() -> Runtime:
     return runtime
 
 
+PROGRESS = Progress()
 PAGES = pages.make_app(
     runtime=_runtime,
     openapi=lambda: openapi.document(_service().openapi_spec.asdict(), SETTINGS),
+    progress=PROGRESS,
+    with_metrics=SETTINGS.enable_metrics,
     beside=[
         _get("/stream/text", "stream_text"),
         _get("/stream/blend", "stream_blend"),
@@ -99,14 +103,9 @@ PAGES = pages.make_app(
 @bentoml.service(
     name="magenta-bento",
     traffic={"timeout": NO_TIMEOUT_S},
-    metrics={"enabled": SETTINGS.enable_metrics},
-    logging={
-        "access": {
-            "skip_paths": ["/metrics", "/health", "/livez", "/healthz", "/readyz"],
-            # BentoML logs it undecoded, and fails where a client sends anything but UTF-8.
-            "request_content_type": False,
-        }
-    },
+    # BentoML would count by path, whatever path a client makes up, without a bound.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},  # web.recording's line tells more
 )
 @bentoml.asgi_app(PAGES, path="/")
 class MagentaBento:
@@ -114,19 +113,21 @@ class MagentaBento:
 
     def __init__(self) -> None:
         self.settings = SETTINGS
-        logs.configure(self.settings.log_level)
+        logs.configure(self.settings.log_level, self.settings.log_format)
         try:
             files = choose(self.settings)
-        except WeightsError as error:
-            _exit(error, while_loading=True)
+            self.runtime = Runtime(self.settings, files, Metrics(), on_death=process.fail)
+        except MagentaBentoError as error:
+            process.fail(error, while_loading=True)
             raise
-        self.runtime = Runtime(self.settings, files, Metrics(), on_death=_exit)
         self.runtime.start()
         self._maker = Maker(self.runtime)
-        _before_sigterm(lambda: threading.Thread(target=self.runtime.shut_down).start())
+        process.before_sigterm(lambda: threading.Thread(target=self.runtime.shut_down).start())
+        process.end_with_supervisor()
+        leave_deaf_clients(STALL_S)
 
     async def __is_ready__(self) -> bool:
-        return self.runtime.phase is ServerPhase.READY
+        return await self.runtime.ready()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def shut_down(self) -> None:
@@ -135,37 +136,37 @@ class MagentaBento:
     @endpoint("/generate/text", TextRequest, returns=AudioFile)
     async def generate_text(self, request: TextRequest, call: Call) -> Response:
         """Music from a text prompt."""
-        self._maker.seconds(request)  # refused before anything costs
+        await self._maker.check(request, call)
         return await self._maker.file(request, await self._maker.of_text(request), call)
 
     @endpoint("/generate/audio", AudioRequest, returns=AudioFile)
     async def generate_audio(self, request: AudioRequest, call: Call) -> Response:
         """Music in the style of an audio file, with a text prompt mixed in if there is one."""
-        self._maker.seconds(request)
+        await self._maker.check(request, call)
         return await self._maker.file(request, await self._maker.of_audio(request), call)
 
     @endpoint("/generate/blend", BlendRequest, returns=AudioFile)
     async def generate_blend(self, request: BlendRequest, call: Call) -> Response:
         """Music from several text and audio prompts, each with its weight."""
-        self._maker.seconds(request)
+        await self._maker.check(request, call)
         return await self._maker.file(request, await self._maker.of_blend(request), call)
 
     @endpoint("/stream/text", StreamTextRequest, returns=AudioBytes, streams=True)
     async def stream_text(self, request: StreamTextRequest, call: Call) -> Response:
         """Music from a text prompt, sent while it is made."""
-        self._maker.seconds(request)
+        await self._maker.check(request, call)
         return await self._maker.stream(request, await self._maker.of_text(request), call)
 
     @endpoint("/stream/audio", StreamAudioRequest, returns=AudioBytes, streams=True)
     async def stream_audio(self, request: StreamAudioRequest, call: Call) -> Response:
         """Music in the style of an audio file, sent while it is made."""
-        self._maker.seconds(request)
+        await self._maker.check(request, call)
         return await self._maker.stream(request, await self._maker.of_audio(request), call)
 
     @endpoint("/stream/blend", StreamBlendRequest, returns=AudioBytes, streams=True)
     async def stream_blend(self, request: StreamBlendRequest, call: Call) -> Response:
         """Music from several weighted prompts, sent while it is made."""
-        self._maker.seconds(request)
+        await self._maker.check(request, call)
         return await self._maker.stream(request, await self._maker.of_blend(request), call)
 
     @endpoint("/prompts/audio", EmbedAudioRequest, returns=Shelved)
@@ -201,35 +202,17 @@ class MagentaBento:
         return JSONResponse(body)
 
 
-def _before_sigterm(action: Callable[[], None]) -> None:
-    """Adds to what happens on SIGTERM; the server's own handler still runs."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # in a test's server thread there are no signals to handle
-    usual = signal.getsignal(signal.SIGTERM)
-
-    def handle(number: int, frame: Any) -> None:
-        action()
-        if callable(usual):
-            usual(number, frame)
-
-    signal.signal(signal.SIGTERM, handle)
-
-
-def _exit(error: BaseException, *, while_loading: bool) -> None:
-    """Ends the process, once clients had their answers.
-
-    BentoML starts a worker that ended anew, which mends a model that broke while it served.
-    What fails while it loads would fail for ever: then BentoML is ended too.
-    """
-    parent = psutil.Process().parent()
-    if while_loading and parent is not None and "bentoml" in " ".join(parent.cmdline()):
-        parent.terminate()
-    threading.Timer(LAST_WORDS_S, os._exit, [EXIT_FAILED]).start()
-
-
 def _service() -> Any:
     """What BentoML's decorator has made of the class, which type checkers don't see."""
     return MagentaBento
 
 
+untimed.install()
+os.environ["FORWARDED_ALLOW_IPS"] = ""  # else uvicorn believes all on this machine; access decides
+tracing.configure()
+# From the outermost to the innermost.
+_service().add_asgi_middleware(Recorder, runtime=_runtime)
 _service().add_asgi_middleware(OneErrorShape)
+if SETTINGS.cors_origins:
+    _service().add_asgi_middleware(CORSMiddleware, **cors.options(SETTINGS.cors_origins))
+_service().add_asgi_middleware(Guard, runtime=_runtime, progress=PROGRESS)

@@ -12,18 +12,68 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from magenta_bento.errors import ConfigError, shorten
 
 ModelChoice = Literal["auto", "mrt2_base", "mrt2_small", "demo"]
 ComputeDtype = Literal["auto", "float32", "bfloat16"]
-_AUTH = "ENABLE_AUTH"  # of the API that this one replaces; silence about it would be dangerous
 Mp3Bitrate = Annotated[Literal[192, 224, 256, 320], BeforeValidator(int)]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LogFormat = Literal["text", "json"]
+OnStoreFailure = Literal["open", "closed"]
+
+IN_MEMORY = "memory://"
+_REDIS = ("redis://", "rediss://", "redis+unix://")
+
+
+def _store(url: SecretStr) -> SecretStr:
+    if url.get_secret_value() != IN_MEMORY and not url.get_secret_value().startswith(_REDIS):
+        raise ValueError(f"must be {IN_MEMORY} or begin with {' or '.join(_REDIS)}")
+    return url
+
+
+def _split(value: Any) -> Any:
+    """A comma-separated list, as an environment variable holds it."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _network(value: Any) -> IPv4Network | IPv6Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    return ip_network(value)
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    is_origin = parts.scheme and parts.netloc and value == f"{parts.scheme}://{parts.netloc}"
+    if value not in ("*", "null") and not is_origin:
+        raise ValueError("must be *, null or an origin such as https://app.example")
+    return value.lower()
+
+
+Store = Annotated[SecretStr, AfterValidator(_store)]
+Networks = Annotated[
+    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...],
+    BeforeValidator(_split),
+]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
 
 
 class Settings(BaseModel):
@@ -109,12 +159,77 @@ class Settings(BaseModel):
         "http://localhost:3000",
         description="Where people open the server; only shown, at the start.",
     )
+    enable_auth: bool = Field(
+        False, description="Ask for an API key; then API_KEYS or API_KEYS_FILE has to hold some."
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="The keys, separated by commas: `key` or `name:key`; in place of a key its"
+        " digest, `sha256:…`.",
+    )
+    api_keys_file: Path | None = Field(
+        None, description="A file of keys, one a line; read again when it changes."
+    )
+    rate_limit_per_minute: int = Field(
+        10, ge=0, le=1_000_000, description="Requests of one client in a minute; 0 for any number."
+    )
+    rate_limit_per_hour: int = Field(
+        100, ge=0, le=1_000_000, description="Requests of one client in an hour; 0 for any number."
+    )
+    rate_limit_audio_seconds_per_hour: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="Seconds of music for one client in an hour; 0 for any number.",
+    )
+    max_concurrent_per_client: int = Field(
+        16,
+        ge=0,
+        le=10_000,
+        description="Requests and live connections of one client at once; 0 for any number.",
+    )
+    rate_limit_storage: Store = Field(
+        SecretStr(IN_MEMORY),
+        description="Where limits are counted: in this process, or at a `redis://…` that several"
+        " servers share.",
+    )
+    rate_limit_on_store_failure: OnStoreFailure = Field(
+        "open",
+        description="While that Redis does not answer: `open` serves without limits, `closed`"
+        " refuses with 503.",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Addresses or networks of proxies, separated by commas, whose X-Forwarded-For"
+        " tells the client's address.",
+    )
+    cors_origins: Origins = Field(
+        (),
+        description="Origins, separated by commas, whose pages may call this server; `*` for all.",
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="How long a body may take to arrive, seconds; each 8 kB give another second.",
+    )
     enable_metrics: bool = Field(True, description="Serve Prometheus metrics at /metrics.")
+    metrics_without_key: bool = Field(
+        False, description="Serve /metrics without a key where others need one."
+    )
     log_level: LogLevel = Field("INFO", description="Least severe log lines that are written.")
+    log_format: LogFormat = Field("text", description="`text`, or `json`: one object a line.")
+    log_prompts: bool = Field(False, description="Write prompts to the log and to traces.")
 
     @property
     def max_file_size_bytes(self) -> int:
         return int(self.max_file_size_mb * 1_000_000)
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Settings:
+        if self.enable_auth and not self.api_keys.get_secret_value() and not self.api_keys_file:
+            raise ValueError("ENABLE_AUTH: needs API_KEYS or API_KEYS_FILE")
+        return self
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -125,21 +240,13 @@ class Settings(BaseModel):
         Raises:
           ConfigError: A value is wrong; every wrong one is named.
         """
-        if environ.get(_AUTH, "").lower() in ("1", "true", "yes", "on"):
-            raise ConfigError(
-                f"{_AUTH}: keys are not checked yet, and this server would be open to everybody;"
-                " put it behind a proxy that checks them, and leave this unset"
-            )
         given = {name: environ[name.upper()] for name in _given(environ)}
         if level := given.get("log_level"):
             given["log_level"] = level.upper()
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            reasons = "; ".join(
-                f"{str(e['loc'][0]).upper()}: {e['msg']}, got {shorten(e['input'])}"
-                for e in error.errors()
-            )
+            reasons = "; ".join(map(_reason, error.errors()))
             raise ConfigError(f"wrong settings: {reasons}") from None
 
 
@@ -169,6 +276,19 @@ def describe(settings: Settings, environ: Mapping[str, str] = os.environ) -> lis
     ]
 
 
+def _reason(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    name = str(error["loc"][0])
+    got = "" if _is_secret(name) else f", got {shorten(error['input'])}"
+    return f"{name.upper()}: {message}{got}"
+
+
+def _is_secret(name: str) -> bool:
+    return Settings.model_fields[name].annotation is SecretStr
+
+
 def _given(environ: Mapping[str, str]) -> set[str]:
     return {name for name in Settings.model_fields if environ.get(name.upper(), "") != ""}
 
@@ -176,6 +296,12 @@ def _given(environ: Mapping[str, str]) -> set[str]:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, SecretStr):
+        return value.get_secret_value() if value.get_secret_value() == IN_MEMORY else str(value)
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Path):

@@ -6,12 +6,20 @@
     └── ServiceError             reaches a client (HTTP status, WebSocket close code)
         ├── InvalidInput         400   the request says something we can't do
         ├── UndecodableAudio     400   an upload that is not audio we can read
+        ├── Unauthorized         401   no key, or one that is not known
+        ├── OriginNotAllowed     403   a web page from elsewhere
+        ├── NoSuchRequest        404
+        ├── SlowBody             408   a body that does not arrive
         ├── SlowReader           408   a client that reads more slowly than its music plays
         ├── IdleSession          408   a live connection that nobody uses
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415   a body of a media type we don't take
+        ├── RateLimited          429   too many requests of one client
+        ├── TooManyAtOnce        429   likewise, at once
+        ├── AudioBudgetSpent     429   too many seconds of music for one client
         ├── GenerationFailed     500   the model or an encoder failed under this request
         ├── NotReady             503   loading, draining or failed
+        ├── LimitsUnknown        503   the store of the limits is down, and none may pass without
         └── Overloaded           503   the queue is full; Retry-After says when to come back
 
 Invariant: a message is one sentence that names the field, the bound and the value, and
@@ -63,6 +71,7 @@ class ServiceError(MagentaBentoError):
       message: One sentence for a person.
       problems: One entry for each field at fault.
       retry_after_s: Seconds after which trying again makes sense; None when it never does.
+      headers: What else is told in headers.
     """
 
     status: ClassVar[int] = 500
@@ -75,15 +84,19 @@ class ServiceError(MagentaBentoError):
         *,
         problems: Sequence[Problem] = (),
         retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.problems = tuple(problems)
         self.retry_after_s = retry_after_s
+        self._headers = dict(headers or {})
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        if self.retry_after_s is None:
+            return self._headers
+        return {**self._headers, "Retry-After": str(self.retry_after_s)}
 
     def as_dict(self) -> dict[str, Any]:
         """The one JSON shape of an error: ``{"error", "type", "detail"}``."""
@@ -106,6 +119,34 @@ class InvalidInput(ServiceError):
 
 class UndecodableAudio(InvalidInput):
     type = "undecodable_audio"
+
+
+class Unauthorized(ServiceError):
+    """RFC 6750 for the scheme; keys in other places are ours."""
+
+    status = 401
+    type = "unauthorized"
+    close_code = 1008  # policy violation
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="magenta-bento"'}
+
+
+class OriginNotAllowed(ServiceError):
+    status = 403
+    type = "origin_not_allowed"
+    close_code = 1008  # policy violation
+
+
+class NoSuchRequest(ServiceError):
+    status = 404
+    type = "not_found"
+
+
+class SlowBody(ServiceError):
+    status = 408
+    type = "slow_body"
 
 
 class SlowReader(ServiceError):
@@ -136,6 +177,24 @@ class UnsupportedMedia(ServiceError):
     close_code = 1003  # unsupported data
 
 
+class RateLimited(ServiceError):
+    status = 429
+    type = "rate_limited"
+    close_code = 1013  # try again later
+
+
+class TooManyAtOnce(ServiceError):
+    status = 429
+    type = "too_many_at_once"
+    close_code = 1013  # try again later
+
+
+class AudioBudgetSpent(ServiceError):
+    status = 429
+    type = "audio_budget_spent"
+    close_code = 1013  # try again later
+
+
 class GenerationFailed(ServiceError):
     type = "generation_failed"
 
@@ -144,6 +203,12 @@ class NotReady(ServiceError):
     status = 503
     type = "not_ready"
     close_code = 1012  # service restart
+
+
+class LimitsUnknown(ServiceError):
+    status = 503
+    type = "limits_unknown"
+    close_code = 1013  # try again later
 
 
 class Overloaded(ServiceError):

@@ -3,12 +3,30 @@
 Names end in their unit. Histograms of time straddle the 40 ms in which a frame has to be made
 to keep up with playback.
 
-Invariant: no label holds a prompt, a key or anything else a client wrote.
+Invariant: no label holds a prompt, a key or anything else a client wrote. ``key`` is the name
+that the operator gave a key, and ``route`` one of the server's own.
 """
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+import os
+
+# BentoML has its workers count in files that are mapped into memory. There is one worker here;
+# on a full disk a write to such a page would be its end (SIGBUS), and the figures of a worker
+# that died would be added to those of its successor.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+from prometheus_client import (  # after what it reads when it is imported
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+__all__ = ["CONTENT_TYPE_LATEST", "Metrics", "exposition"]
 
 # fmt: off
 STEP_BUCKETS_S = (
@@ -31,21 +49,17 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-            # BentoML runs Prometheus in multiprocess mode, where a gauge must say how the
-            # values of several workers come together.
-            return Gauge(
-                f"magenta_bento_{name}",
-                text,
-                labels,
-                multiprocess_mode="livesum",
-                registry=registry,
-            )
+            return Gauge(f"magenta_bento_{name}", text, labels, registry=registry)
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"magenta_bento_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"magenta_bento_{name}", text, buckets=buckets, registry=registry)
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+        ) -> Histogram:
+            return Histogram(
+                f"magenta_bento_{name}", text, labels, buckets=buckets, registry=registry
+            )
 
         self.build_info = gauge(
             "build_info", "1, labelled with what runs.", ("version", "model", "device", "dtype")
@@ -80,3 +94,36 @@ class Metrics:
         self.real_time_factor = histogram(
             "real_time_factor", "Seconds of audio per second in a slot, per stream.", RTF_BUCKETS
         )
+
+        self.underruns = counter(
+            "underruns", "Times that music in real time has run dry at its listener."
+        )
+        self.requests = counter(
+            "requests",
+            "HTTP requests and WebSocket connections that were answered.",
+            ("route", "method", "status", "key"),
+        )
+        self.request_seconds = histogram(
+            "request_seconds",
+            "From a request to the end of its answer.",
+            WAIT_BUCKETS_S,
+            ("route",),
+        )
+        self.open_requests = gauge(
+            "open_requests", "Requests and connections that are being served.", ("route",)
+        )
+        self.audio_seconds = counter(
+            "audio_seconds", "Seconds of audio that were made, by whose key.", ("key",)
+        )
+        self.limit_store_up = gauge(
+            "limit_store_up", "1 while the store of the rate limits answers."
+        )
+        self.decode_seconds = histogram(
+            "decode_seconds", "Time to decode an upload, without waiting.", WAIT_BUCKETS_S
+        )
+        self.decodes_waiting = gauge("decodes_waiting", "Uploads that wait to be decoded.")
+
+
+def exposition() -> bytes:
+    """The metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)

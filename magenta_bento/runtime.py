@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from magenta_bento import __version__
+from magenta_bento.access.gate import Gate
 from magenta_bento.config import Settings
 from magenta_bento.engine.engine import Engine
 from magenta_bento.errors import MagentaBentoError, NotReady
-from magenta_bento.metrics import Metrics
+from magenta_bento.metrics import Metrics, exposition
 from magenta_bento.prompting import Prompter
 from magenta_bento.style import StyleEncoder
 from magenta_bento.weights.catalog import DEMO, ModelFiles
@@ -69,6 +71,9 @@ class Runtime:
       metrics: Where to count.
       on_death: Called once, on another thread, when loading fails or the engine dies; the
         process should exit.
+
+    Raises:
+      ConfigError: There are to be API keys, and they can't be read.
     """
 
     def __init__(
@@ -81,9 +86,11 @@ class Runtime:
         self.settings = settings
         self.files = files
         self.metrics = metrics
+        self.gate = Gate.of(settings, metrics)
         self.phase = ServerPhase.LOADING
         self._lock = threading.Lock()  # guards the phase: loading and a shutdown may race
         self._loaded: Loaded | None = None
+        self._device_memory: Callable[[], Mapping[str, int]] = dict
         self._on_death = on_death
 
     @property
@@ -108,7 +115,11 @@ class Runtime:
             retry_after_s=LOADING_RETRY_AFTER_S,
         )
 
-    def health(self) -> dict[str, object]:
+    async def ready(self) -> bool:
+        """Whether requests are served."""
+        return self.phase is ServerPhase.READY and not await self.gate.refuses_all()
+
+    async def health(self) -> dict[str, object]:
         """The body of /health."""
         body: dict[str, object] = {
             "status": self.phase.value,
@@ -119,6 +130,9 @@ class Runtime:
         }
         if self.is_demo:
             body["note"] = DEMO_NOTE
+        store = self.gate.store
+        if store.shared:
+            body["limits"] = {"store": "up" if await store.answers() else "down"}
         if self._loaded:
             engine = self._loaded.engine
             body |= {
@@ -131,6 +145,12 @@ class Runtime:
             }
         return body
 
+    def exposition(self) -> bytes:
+        """The body of /metrics."""
+        for kind, size_bytes in self._device_memory().items():
+            self.metrics.device_memory_bytes.labels(kind).set(size_bytes)
+        return exposition()
+
     def shut_down(self) -> None:
         """Lets running streams finish within the grace period, then ends the rest. Blocks."""
         self._enter(ServerPhase.DRAINING)
@@ -138,6 +158,7 @@ class Runtime:
             if not self._loaded.engine.drain(self.settings.shutdown_grace_s):
                 log.warning("the grace period is over: the streams left are cut")
             self._loaded.engine.stop()
+            self._loaded.prompter.close()
 
     def _load(self) -> None:
         try:
@@ -165,12 +186,12 @@ class Runtime:
         for name, seconds in report.phases_s.items():
             self.metrics.load_seconds.labels(name).set(seconds)
         self.metrics.parameter_bytes.set(model.parameter_bytes)
-        for kind, size_bytes in loader.device_memory().items():
-            self.metrics.device_memory_bytes.labels(kind).set(size_bytes)
-        prompter = Prompter(styles, self.settings.max_upload_seconds)
+        self._device_memory = loader.device_memory
+        prompter = Prompter(styles, self.settings.max_upload_seconds, self.metrics)
         self._loaded = Loaded(engine, prompter, report.device, report.dtype)
         if not self._enter(ServerPhase.READY):
-            engine.stop()  # a shutdown that came while we loaded has found no engine to stop
+            engine.stop()  # a shutdown that came while we loaded has found nothing to stop
+            prompter.close()
             return
         log.info("ready: up to %d streams at once", engine.capacity)
         what = f"{self.files.name} ({DEMO_NOTE})" if self.is_demo else self.files.name

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from magenta_bento import conditioning
+from magenta_bento.audio.formats import FRAME_SAMPLES
+from magenta_bento.audio.pcm import Pcm
 from magenta_bento.conditioning import Conditioning
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import FRAME_SAMPLES, WARM_UP_FRAMES, Pcm, StreamSpec
+from magenta_bento.engine.spec import WARM_UP_FRAMES, StreamSpec
 from magenta_bento.engine.stream import Stream
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.protocol import Model, StepInputs

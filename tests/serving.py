@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,14 @@ from pathlib import Path
 import requests
 
 REPOSITORY = Path(__file__).parents[1]
+SERVE = (sys.executable, "-m", "magenta_bento.cli", "serve")
 COMPILE_CACHE = REPOSITORY / ".cache" / "xla"
+# Tests ask for more than one client may.
+UNLIMITED = {
+    "RATE_LIMIT_PER_MINUTE": "0",
+    "RATE_LIMIT_PER_HOUR": "0",
+    "MAX_CONCURRENT_PER_CLIENT": "0",
+}
 START_S = 240  # a cold compile on a busy machine of two cores
 STOP_S = 60
 
@@ -30,12 +37,14 @@ class Server:
       process: The ``magenta-bento serve`` process; its children do the work.
       log: What it wrote to standard output and error.
       temp: Its folder for temporary files, made for it alone.
+      certificate: What a client has to trust; None without TLS.
     """
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
     temp: Path
+    certificate: Path | None = None
 
     def lines(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines()
@@ -46,12 +55,19 @@ class Server:
             if self.process.poll() is not None:
                 break
             try:
-                if requests.get(f"{self.url}/health", timeout=5).status_code == 200:
+                if self._answers():
                     return
-            except requests.ConnectionError:
+            except OSError:  # requests' errors too; and there may be no certificate yet
                 pass
             time.sleep(0.2)
         raise AssertionError("the server did not become healthy:\n" + "\n".join(self.lines()))
+
+    def _answers(self) -> bool:
+        # Closed, since a stopping server waits 30 s for a TLS client that says no goodbye.
+        closing = {"Connection": "close"}
+        trusted = True if self.certificate is None else str(self.certificate)
+        url = f"{self.url}/health"
+        return requests.get(url, headers=closing, verify=trusted, timeout=5).status_code == 200
 
     def stop(self) -> int:
         """SIGTERM, as a supervisor does it; returns the exit code."""
@@ -60,11 +76,22 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *, healthy: bool = True, **settings: str) -> Iterator[Server]:
+def serving(
+    folder: Path,
+    *,
+    command: Sequence[str] = SERVE,
+    cwd: Path = REPOSITORY,
+    certificate: Path | None = None,
+    healthy: bool = True,
+    **settings: str,
+) -> Iterator[Server]:
     """Starts a server on a free port and ends it afterwards.
 
     Args:
       folder: For its log and temporary files.
+      command: What starts it; a port is added.
+      cwd: Where.
+      certificate: The one it will serve TLS with, if it does.
       healthy: Wait until it is.
       **settings: Environment variables.
     """
@@ -79,19 +106,20 @@ def serving(folder: Path, *, healthy: bool = True, **settings: str) -> Iterator[
         "BENTOML_HOME": str(folder / "bentoml"),
         "MAGENTA_HOME": str(folder / "magenta"),
         "TMPDIR": str(temp),
+        **UNLIMITED,
         **settings,
     }
-    command = [sys.executable, "-m", "magenta_bento.cli", "serve", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
+            [*command, "--port", str(port)],
+            cwd=cwd,
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(f"http://127.0.0.1:{port}", process, log, temp)
+    host = "https://localhost" if certificate else "http://127.0.0.1"
+    server = Server(f"{host}:{port}", process, log, temp, certificate)
     try:
         if healthy:
             server.wait_until_healthy()

@@ -483,7 +483,7 @@ def ended(server: Server, outcome: str) -> float:
 
 
 def requests_left(server: Server) -> int:
-    return sum("(status=499," in line for line in server.lines())
+    return sum(" 499 " in line for line in server.lines())
 
 
 @pytest.mark.parametrize("route", ["/generate/text", "/generate/blend"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 import soundfile
-from serving import COMPILE_CACHE, REPOSITORY, Server, free_port
+from serving import REPOSITORY, Server, serving
 
 from magenta_bento import __version__
 from magenta_bento.config import Settings
@@ -36,7 +35,6 @@ class Built:
 
     home: Path
     folder: Path
-    environment: dict[str, str]
 
 
 def without_network() -> list[str]:
@@ -69,7 +67,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = (path.parent for path in home.glob("bentos/magenta-bento/*/bento.yaml"))
     assert f"magenta-bento:{folder.name}" in done.stdout
-    return Built(home, folder, environment)
+    return Built(home, folder)
 
 
 def files(built: Built) -> set[str]:
@@ -120,35 +118,9 @@ def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     version = built.folder / "src" / "magenta_bento" / "__init__.py"
     version.write_text(version.read_text().replace(__version__, MARK))
     folder = tmp_path_factory.mktemp("elsewhere")
-    temp = folder / "tmp"
-    temp.mkdir()
-    port = free_port()
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*BENTOML, "serve", "magenta-bento:latest", "--port", str(port)],
-            cwd=folder,
-            env={
-                **built.environment,
-                "COMPILE_CACHE": str(COMPILE_CACHE),
-                "MAGENTA_HOME": str(folder / "magenta"),
-                "TMPDIR": str(temp),
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(f"http://127.0.0.1:{port}", process, log, temp)
-    try:
-        server.wait_until_healthy()
-        yield server
-    finally:
-        if process.poll() is None:
-            try:
-                server.stop()
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    command = [*BENTOML, "serve", "magenta-bento:latest"]
+    with serving(folder, command=command, cwd=folder, BENTOML_HOME=str(built.home)) as running:
+        yield running
 
 
 def test_the_built_tag_makes_music(served: Server) -> None:

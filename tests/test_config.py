@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
+from pydantic import SecretStr
 
 from magenta_bento.config import Settings, describe
 from magenta_bento.errors import ConfigError
@@ -24,10 +26,23 @@ WRONG = {
     "max_file_size_mb": ["0", "-1", "2049", "nan", "50MB"],
     "max_upload_seconds": ["0", "3601", "nan", "x"],
     "mp3_bitrate_kbps": ["128", "0", "193", "high"],
+    "enable_auth": ["maybe", "2"],
+    "rate_limit_per_minute": ["-1", "1000001", "1.5", "many", "10/minute"],
+    "rate_limit_per_hour": ["-1", "1000001", "1.5", "many"],
+    "rate_limit_audio_seconds_per_hour": ["-1", "10000001", "1.5", "nan"],
+    "max_concurrent_per_client": ["-1", "10001", "1.5", "x"],
+    "rate_limit_on_store_failure": ["ask", "OPEN"],
+    "trusted_proxies": ["localhost", "*", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80"],
+    "cors_origins": ["app.example", "https://app.example/", "https://app.example/page", "https://"],
+    "body_timeout_s": ["0", "3601", "nan", "soon"],
     "enable_metrics": ["maybe", "2"],
+    "metrics_without_key": ["maybe", "2"],
     "log_level": ["VERBOSE", "10"],
+    "log_format": ["xml", "JSON"],
+    "log_prompts": ["maybe", "2"],
 }
 RIGHT: dict[str, dict[str, Any]] = {
+    "enable_auth": {"true": True, "0": False},
     "magenta_model": {"auto": "auto", "demo": "demo", "mrt2_base": "mrt2_base"},
     "magenta_home": {"/models": Path("/models")},
     "magenta_revision": {"v2.0": "v2.0"},
@@ -45,10 +60,52 @@ RIGHT: dict[str, dict[str, Any]] = {
     "max_stream_duration": {"7200": 7200.0},
     "tls_dir": {"/tls": Path("/tls")},
     "public_url": {"https://music.example": "https://music.example"},
+    "api_keys": {"alice:one, bob:two": SecretStr("alice:one, bob:two")},
+    "api_keys_file": {"/run/secrets/keys": Path("/run/secrets/keys")},
+    "rate_limit_per_minute": {"0": 0, "1000000": 1_000_000},
+    "rate_limit_per_hour": {"0": 0, "5000": 5000},
+    "rate_limit_audio_seconds_per_hour": {"0": 0, "600": 600},
+    "max_concurrent_per_client": {"0": 0, "4": 4},
+    "rate_limit_storage": {
+        url: SecretStr(url)
+        for url in (
+            "memory://",
+            "redis://:password@redis:6379/1",
+            "rediss://user:password@redis",
+            "redis+unix:///run/redis.sock?db=1",
+        )
+    },
+    "rate_limit_on_store_failure": {"open": "open", "closed": "closed"},
+    "trusted_proxies": {
+        "10.0.0.1": (ip_network("10.0.0.1/32"),),
+        " 10.0.0.0/8 ,, ::1, 2001:db8::/32 ": tuple(
+            map(ip_network, ("10.0.0.0/8", "::1", "2001:db8::/32"))
+        ),
+    },
+    "cors_origins": {
+        "*": ("*",),
+        "https://app.example, http://localhost:8080 ,null": (
+            "https://app.example",
+            "http://localhost:8080",
+            "null",
+        ),
+        "https://App.Example": ("https://app.example",),
+    },
+    "body_timeout_s": {"0.5": 0.5, "120": 120.0},
     "enable_metrics": {"false": False, "on": True},
+    "metrics_without_key": {"true": True},
     "log_level": {"debug": "DEBUG", "WARNING": "WARNING"},
+    "log_format": {"json": "json", "text": "text"},
+    "log_prompts": {"true": True, "0": False},
 }
-FREE_TEXT = {"magenta_home", "magenta_revision", "compile_cache", "public_url", "tls_dir"}
+FREE_TEXT = {
+    *("magenta_home", "magenta_revision", "compile_cache", "public_url", "tls_dir"),
+    *("api_keys", "api_keys_file"),  # what a key may be, the ring of keys knows
+}
+# What is wrong of these is told without being shown: see REFUSED.
+SECRET = {"rate_limit_storage"}
+# What is only right beside others.
+NEEDS = {"enable_auth": {"API_KEYS": "alice:one"}}
 
 
 def test_defaults_are_the_specified_ones() -> None:
@@ -59,6 +116,14 @@ def test_defaults_are_the_specified_ones() -> None:
     assert settings.enable_metrics is True
     assert settings.log_level == "INFO"
     assert settings.magenta_model == "auto"
+    assert settings.enable_auth is False
+    assert (settings.rate_limit_per_minute, settings.rate_limit_per_hour) == (10, 100)
+    assert settings.rate_limit_audio_seconds_per_hour == 0
+    assert settings.rate_limit_storage.get_secret_value() == "memory://"
+    assert settings.rate_limit_on_store_failure == "open"
+    assert settings.trusted_proxies == ()
+    assert settings.cors_origins == ()
+    assert settings.log_prompts is False
 
 
 @pytest.mark.parametrize(
@@ -77,12 +142,13 @@ def test_a_wrong_value_is_named_with_the_reason(field: str, value: str) -> None:
     ("field", "value"), [(field, value) for field in RIGHT for value in RIGHT[field]]
 )
 def test_a_right_value_is_taken(field: str, value: str) -> None:
-    assert getattr(Settings.from_env({field.upper(): value}), field) == RIGHT[field][value]
+    settings = Settings.from_env({field.upper(): value, **NEEDS.get(field, {})})
+    assert getattr(settings, field) == RIGHT[field][value]
 
 
 def test_every_setting_is_tested_here() -> None:
     assert set(RIGHT) == set(Settings.model_fields)
-    assert set(WRONG) | FREE_TEXT == set(Settings.model_fields)
+    assert set(WRONG) | FREE_TEXT | SECRET == set(Settings.model_fields)
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
@@ -138,7 +204,64 @@ def test_no_description_holds_this_machines_home() -> None:
 
 
 @pytest.mark.parametrize("value", ["true", "1", "Yes"])
-def test_keys_that_would_not_be_checked_stop_the_start(value: str) -> None:
-    with pytest.raises(ConfigError, match="ENABLE_AUTH: keys are not checked yet"):
-        Settings.from_env({"ENABLE_AUTH": value, "API_KEYS": "secret"})
-    assert Settings.from_env({"ENABLE_AUTH": "false"}) == Settings.from_env({})
+def test_asking_for_keys_needs_some(value: str) -> None:
+    for none in ({}, {"API_KEYS": ""}, {"API_KEYS": "", "API_KEYS_FILE": ""}):
+        with pytest.raises(ConfigError, match="ENABLE_AUTH: needs API_KEYS or API_KEYS_FILE"):
+            Settings.from_env({"ENABLE_AUTH": value, **none})
+    for some in ({"API_KEYS": "alice:one"}, {"API_KEYS_FILE": "/run/secrets/keys"}):
+        assert Settings.from_env({"ENABLE_AUTH": value, **some}).enable_auth
+
+
+def test_keys_may_be_there_before_they_are_asked_for() -> None:
+    assert not Settings.from_env({"API_KEYS": "alice:one"}).enable_auth
+
+
+# Each holds what must not be shown.
+SECRETS = {
+    "API_KEYS": ["alice:not-to-be-shown", "not-to-be-shown"],
+    "RATE_LIMIT_STORAGE": ["redis://:not-to-be-shown@redis:6379/1"],
+}
+REFUSED = {
+    "RATE_LIMIT_STORAGE": [
+        *("not-to-be-shown", "http://:not-to-be-shown@redis", "REDIS://:not-to-be-shown@redis"),
+        *("memory://not-to-be-shown", "redis+sentinel://:not-to-be-shown@redis"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [(name, value) for name in SECRETS for value in SECRETS[name]]
+)
+def test_a_secret_is_never_shown(variable: str, value: str) -> None:
+    environ = {variable: value, "ENABLE_AUTH": "true", "API_KEYS": "alice:not-to-be-shown"}
+    environ[variable] = value
+    settings = Settings.from_env(environ)
+    rows = describe(settings, environ)
+    (row,) = (row for row in rows if row.variable == variable)
+    assert row.value == "**********"
+    assert row.source == "environment"
+    for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(rows)):
+        assert "not-to-be-shown" not in shown
+    with pytest.raises(ConfigError) as raised:
+        Settings.from_env({**environ, "MAX_QUEUE": "x"})
+    assert "not-to-be-shown" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [(name, value) for name in REFUSED for value in REFUSED[name]]
+)
+def test_a_secret_that_is_refused_is_not_shown_either(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Settings.from_env({variable: value})
+    assert str(raised.value).startswith(f"wrong settings: {variable}: must be ")
+    assert "not-to-be-shown" not in str(raised.value)
+    assert raised.value.__suppress_context__  # a traceback shows no more
+
+
+def test_what_is_no_secret_is_described_as_it_is() -> None:
+    environ = {"TRUSTED_PROXIES": "10.0.0.0/8, ::1", "CORS_ORIGINS": "https://app.example"}
+    rows = {row.variable: row for row in describe(Settings.from_env(environ), environ)}
+    assert rows["TRUSTED_PROXIES"].value == "10.0.0.0/8, ::1/128"
+    assert rows["CORS_ORIGINS"].value == "https://app.example"
+    assert rows["RATE_LIMIT_STORAGE"].value == "memory://"
+    assert (rows["API_KEYS"].value, rows["API_KEYS_FILE"].value) == ("", "")

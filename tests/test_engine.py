@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from fake_model import HANG_S, FakeModel, Rig, heard, read, rig, styled, until
 
+from magenta_bento.audio.formats import FRAME_SAMPLES
+from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine import engine as engine_module
 from magenta_bento.engine import ledger
 from magenta_bento.engine.engine import SHRINK_AFTER_STEPS
-from magenta_bento.engine.spec import FRAME_SAMPLES, Pcm, StreamSpec
+from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NotReady, Overloaded
 
@@ -419,7 +421,10 @@ async def test_no_thread_is_left() -> None:
     before = set(threading.enumerate())
     with rig(FakeModel()) as made:
         await read(made.submit(3))
-        assert {thread.name for thread in set(threading.enumerate()) - before} == {"device"}
+        assert {thread.name for thread in set(threading.enumerate()) - before} == {
+            "device",
+            "watchdog",
+        }
     assert set(threading.enumerate()) <= before
 
 

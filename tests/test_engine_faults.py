@@ -18,9 +18,9 @@ from fake_model import (
     until,
 )
 
+from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine import engine as engine_module
 from magenta_bento.engine.engine import FAILURES_UNTIL_DEATH
-from magenta_bento.engine.spec import Pcm
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import GenerationFailed
 

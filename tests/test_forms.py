@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from magenta_bento.config import Settings
 from magenta_bento.errors import (
     InvalidInput,
     PayloadTooLarge,
@@ -33,6 +34,7 @@ from magenta_bento.web.requests import (
 from magenta_bento.web.responses import error_response
 
 MAX_FILE_BYTES = 1_000_000
+SETTINGS = Settings(max_file_size_mb=MAX_FILE_BYTES / 1e6)
 MODELS = [TextRequest, AudioRequest, BlendRequest, EmbedTextRequest, EmbedAudioRequest]
 BENTOML_CLIENT = {"User-Agent": "BentoML HTTP Client/1.4.39"}
 
@@ -65,7 +67,7 @@ def read(model: type[ApiRequest], body: Body) -> Any:
     """The parsed request; the files it had are closed by then."""
 
     async def run() -> Any:
-        async with forms.parsed(body.request, model, MAX_FILE_BYTES) as parsed:
+        async with forms.parsed(body.request, model, SETTINGS) as parsed:
             return parsed
 
     return asyncio.run(run())
@@ -196,7 +198,7 @@ def test_a_request_is_frozen() -> None:
 def test_an_upload_has_its_name_and_bytes_and_is_closed_at_the_end() -> None:
     async def run() -> Any:
         body = sent(files={"audio_file": ("größe.WAV", b"bytes")}).request
-        async with forms.parsed(body, EmbedAudioRequest, MAX_FILE_BYTES) as parsed:
+        async with forms.parsed(body, EmbedAudioRequest, SETTINGS) as parsed:
             (upload,) = parsed.uploads("audio_file")
             assert (upload.filename, upload.file.read()) == ("größe.WAV", b"bytes")
             return upload
@@ -209,7 +211,7 @@ def test_a_large_upload_is_closed_too_when_the_work_fails() -> None:
         data = bytes(MAX_FILE_BYTES)
         body = sent(files={"audio_file": ("a.wav", data)}).request
         with suppress(ZeroDivisionError):
-            async with forms.parsed(body, EmbedAudioRequest, MAX_FILE_BYTES) as parsed:
+            async with forms.parsed(body, EmbedAudioRequest, SETTINGS) as parsed:
                 (upload,) = parsed.uploads("audio_file")
                 assert 1 / 0
         return upload

@@ -12,7 +12,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "magenta_bento"
 ORDER = [
-    {"errors", "config", "logs", "metrics", "tls"},
+    {"errors", "config", "logs", "metrics", "process", "tls", "tracing"},
+    {"access"},
     {"audio"},
     {"weights"},
     {"style", "conditioning"},

@@ -72,10 +72,13 @@ def test_swagger_ui_reads_the_document_and_asks_no_validator(server: Server) -> 
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
-def test_a_page_shows_no_image_from_elsewhere(server: Server, page: str) -> None:
+def test_a_page_loads_nothing_from_elsewhere(server: Server, page: str) -> None:
     """ReDoc's bundle names a logo on a CDN."""
-    policy = get(server, page).headers["Content-Security-Policy"]
-    assert policy == "img-src 'self' data:"
+    policy = get(server, page).headers["Content-Security-Policy"].split("; ")
+    assert "default-src 'self'" in policy
+    assert "img-src 'self' data:" in policy
+    (scripts,) = (part for part in policy if part.startswith("script-src"))
+    assert "unsafe" not in scripts
 
 
 def test_the_front_page_leads_to_the_documentation(server: Server) -> None:
@@ -92,7 +95,11 @@ def test_the_document_lists_every_route(document: dict[str, Any]) -> None:
     assert {route: methods.get(route) for route in POST_ROUTES} == {
         route: {"post"} for route in POST_ROUTES
     }
-    assert methods["/health"] == methods["/metrics"] == {"get"}
+    assert methods["/stream/text"] == methods["/stream/blend"] == {"get", "post"}
+    assert methods["/stream/audio"] == methods["/prompts/audio"] == {"post"}
+    beside = ("/health", "/metrics", "/requests/{request_id}", "/ws/jam/schema.json")
+    assert {path: methods[path] for path in beside} == {path: {"get"} for path in beside}
+    assert len(methods) == len(POST_ROUTES) + 4 + len(beside)
 
 
 @pytest.mark.parametrize("route", sorted(POST_ROUTES))

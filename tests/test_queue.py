@@ -64,7 +64,7 @@ def test_nobody_to_pop() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_position_is_how_many_are_served_before(
+def test_who_waits_is_told_in_the_order_of_service(
     loop: asyncio.AbstractEventLoop, seed: int
 ) -> None:
     choose = random.Random(seed)
@@ -73,10 +73,9 @@ def test_a_position_is_how_many_are_served_before(
         queue.push(waiting(loop, choose.choice("abcd")))
         if choose.random() < 0.3:
             queue.pop()
-    predicted = {id(stream): queue.position(stream) for stream in queue.waiting()}
-    served = [queue.pop() for _ in range(len(queue))]
-    assert [predicted[id(stream)] for stream in served] == list(range(len(served)))
-    assert all(queue.position(stream) is None for stream in served)
+    predicted = queue.waiting()
+    assert [queue.pop() for _ in range(len(queue))] == predicted
+    assert queue.waiting() == []
 
 
 def test_the_cancelled_leave_and_the_others_keep_their_turns(

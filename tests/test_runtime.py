@@ -82,7 +82,7 @@ def refused(process: Process) -> str:
 
 
 async def test_while_it_loads(process: Process) -> None:
-    body = process.runtime.health()
+    body = await process.runtime.health()
     assert body["status"] == "loading"
     assert body["models_loaded"] is False
     assert body["model"] == "demo"
@@ -94,7 +94,7 @@ async def test_while_it_loads(process: Process) -> None:
 
 async def test_when_it_is_ready(process: Process) -> None:
     await process.ready()
-    body = process.runtime.health()
+    body = await process.runtime.health()
     assert body["status"] == "healthy"
     assert body["models_loaded"] is True
     assert (body["device"], body["dtype"]) == ("cpu", "float32")
@@ -104,6 +104,7 @@ async def test_when_it_is_ready(process: Process) -> None:
     assert process.metric("parameter_bytes") == 7
     assert process.metric("load_seconds", phase="compile") == 0.5
     assert process.metric("load_seconds", phase="styles") is not None
+    process.runtime.exposition()
     assert process.metric("device_memory_bytes", kind="in_use") == 60
     assert process.deaths == []
 
@@ -114,7 +115,7 @@ async def test_when_loading_fails(process: Process, error: Exception) -> None:
     process.load_now.set()
     await until(lambda: process.deaths)
     assert process.deaths == [(error, True)]
-    body = process.runtime.health()
+    body = await process.runtime.health()
     assert body["status"] == "failed"
     assert body["models_loaded"] is False
     assert "failed" in refused(process)
@@ -131,7 +132,7 @@ async def test_when_the_engine_dies(process: Process) -> None:
     await until(lambda: process.deaths)
     assert [while_loading for _, while_loading in process.deaths] == [False]
     assert process.runtime.phase is ServerPhase.FAILED
-    assert process.runtime.health()["status"] == "failed"
+    assert (await process.runtime.health())["status"] == "failed"
     assert process.metric("ready") == 0
     refused(process)
 
@@ -147,7 +148,7 @@ async def test_a_shutdown_lets_streams_finish_within_the_grace_period(
     streams = [process.submit(30, seed=seed) for seed in range(6)]
     ending = asyncio.create_task(asyncio.to_thread(process.runtime.shut_down))
     await until(lambda: process.runtime.phase is ServerPhase.DRAINING)
-    assert process.runtime.health()["status"] == "draining"
+    assert (await process.runtime.health())["status"] == "draining"
     assert process.metric("ready") == 0
     assert "draining" in refused(process)
     process.model.gate.set()

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
+import pytest
 from serving import Server, serving
+
+from bench.flood import flood
+from bench.vandals import unread
+from bench.vitals import Held
 
 CLIENTS = 16
 REQUESTS = 200
 REST_S = 60
 GROWTH_BYTES = 60_000_000  # of the second half over the first: a leaked piece has up to 4 MB
+REFUSAL_BYTES = 1_000  # of memory; a leaked timer has 5,000
+KEY = "key-of-the-soak-test"
 
 
 async def visit(client: httpx.AsyncClient, server: Server, chance: random.Random) -> None:
@@ -68,3 +78,37 @@ async def test_two_hundred_requests_leave_nothing(tmp_path: Path) -> None:
         metrics = (await asyncio.to_thread(httpx.get, f"{server.url}/metrics")).text
         assert "magenta_bento_step_failures_total 0.0" in metrics
         assert not [line for line in server.lines() if "Traceback" in line]
+
+
+@pytest.fixture(scope="module", name="guarded")
+def _guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {"ENABLE_AUTH": "true", "API_KEYS": f"soak:{KEY}"}
+    with serving(tmp_path_factory.mktemp("guarded"), **settings) as running:
+        yield running
+
+
+def test_refusals_take_no_memory(guarded: Server) -> None:
+    port = urlsplit(guarded.url).port
+    assert port
+    flood(port, least=2_000)
+    before = memory_bytes(guarded)
+    sent = flood(port, least=5_000)
+    assert not sent.wrong
+    assert memory_bytes(guarded) - before < REFUSAL_BYTES * sent.requests
+
+
+def test_what_nobody_reads_does_not_stay(guarded: Server) -> None:
+    """The stream's slot and the descriptors are free, although the clients are still there."""
+    before = Held.by(guarded).descriptors
+    with unread(guarded.url, KEY):
+        wait_until(lambda: Held.by(guarded).descriptors > before)
+        wait_until(lambda: Held.by(guarded).descriptors <= before)
+        streams = httpx.get(f"{guarded.url}/health").json()["streams"]
+        assert (streams["active"], streams["waiting"]) == (0, 0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 2 * REST_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

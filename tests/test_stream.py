@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fake_model import HANG_S, read, styled
 
-from magenta_bento.engine.spec import FRAME_SAMPLES, WARM_UP_FRAMES, StreamSpec
+from magenta_bento.audio.formats import FRAME_SAMPLES
+from magenta_bento.engine.spec import WARM_UP_FRAMES, StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import GenerationFailed
 

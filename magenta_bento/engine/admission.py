@@ -53,16 +53,14 @@ class Admission:
           ServiceError: What :meth:`close` was told.
         """
         with self._lock:
-            if self._closed is not None:
-                raise self._closed.with_traceback(None)  # or it would grow with every refusal
-            if len(self._queue) >= self._bound + self._capacity - playing:
-                self._metrics.refused.labels("queue_full").inc()
-                raise Overloaded(
-                    f"the queue is full: {self._bound} requests wait already",
-                    retry_after_s=retry_after_s,
-                )
+            self._check(playing, retry_after_s)
             self._queue.push(stream)
             self._count()
+
+    def check(self, playing: int, retry_after_s: int) -> None:
+        """Raises what :meth:`push` would raise now."""
+        with self._lock:
+            self._check(playing, retry_after_s)
 
     def pop(self) -> Stream | None:
         """The next stream to play; None if nobody waits."""
@@ -83,10 +81,10 @@ class Admission:
         with self._lock:
             return self._queue.waiting()
 
-    def position(self, stream: Stream) -> int | None:
-        """How many are served before a waiting stream; None if it does not wait."""
-        with self._lock:
-            return self._queue.position(stream)
+    def before(self, stream: Stream) -> list[Stream] | None:
+        """Who is served before a waiting stream, in order; None if it does not wait."""
+        waiting = self.waiting()
+        return waiting[: waiting.index(stream)] if stream in waiting else None
 
     def close(self, error: ServiceError) -> None:
         """Refuses everybody from now on, with this error; the first one stays."""
@@ -101,6 +99,16 @@ class Admission:
             self._queue = FairQueue(self._queue.bound)
             self._count()
             return waiting
+
+    def _check(self, playing: int, retry_after_s: int) -> None:
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)  # or it would grow with every refusal
+        if len(self._queue) >= self._bound + self._capacity - playing:
+            self._metrics.refused.labels("queue_full").inc()
+            raise Overloaded(
+                f"the queue is full: {self._bound} requests wait already",
+                retry_after_s=retry_after_s,
+            )
 
     def _count(self) -> None:
         self._metrics.queue_length.set(len(self._queue))

@@ -11,8 +11,8 @@ One thread owns the device and does, for ever:
 Weights are read once a step for all streams, which is where throughput comes from.
 
 Invariant: a stream's audio depends on its own request alone. If a step fails, the streams in
-the batch are told and the state is made anew; if that fails too, the engine is dead: every
-stream is told, and ``on_death`` is called once.
+the batch are told and the state is made anew; if that fails too, or a step never returns, the
+engine is dead: every stream is told, and ``on_death`` is called once.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.engine.admission import Admission
 from magenta_bento.engine.ledger import RETRY_AFTER_RANGE_S, Ledger
 from magenta_bento.engine.slots import Slots
-from magenta_bento.engine.spec import FRAME_S, FRAME_SAMPLES, StreamSpec
+from magenta_bento.engine.spec import FRAME_S, StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.engine.watchdog import LIMIT_S, Watchdog
 from magenta_bento.errors import GenerationFailed, NotReady, ServiceError
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.protocol import Audio, Model
@@ -58,7 +60,8 @@ class Engine:
       queue_bound: The most streams that wait while no slot is free; one more is refused with a
         Retry-After.
       metrics: Where to count.
-      on_death: Called on the device thread, once, after every stream was told.
+      on_death: Called once, after every stream was told, on the device thread, or on another
+        if that one hangs.
     """
 
     def __init__(
@@ -74,11 +77,16 @@ class Engine:
         self._ledger = Ledger(metrics)
         self._admission = Admission(queue_bound, self.capacity, metrics)
         self._stop = False
+        self._ended = threading.Event()  # every stream was told; the device thread may hang
+        self._ending = threading.Lock()
         self._work = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._watchdog = Watchdog(self._hung)
+        self._hangs = False
         # The device thread's own.
+        self._placing: Stream | None = None  # on its way from the queue into a slot
         self._slots = Slots(model.batch_sizes[0])
         self._state = model.init_state(len(self._slots))
         self._steps_too_large = 0
@@ -111,6 +119,7 @@ class Engine:
 
     def start(self) -> None:
         self._thread.start()
+        self._watchdog.start()
 
     def submit(self, spec: StreamSpec, loop: asyncio.AbstractEventLoop) -> Stream:
         """Admits a stream, to be read on ``loop``.
@@ -120,15 +129,34 @@ class Engine:
           NotReady: The engine drains or died.
         """
         stream = Stream(spec, loop, self._work.set)
-        playing = [stream for _, stream in self._slots.occupied()]
+        playing = self._playing()
         self._admission.push(stream, len(playing), self._ledger.retry_after_s(playing))
         self._idle.clear()  # after the push: _rest looks at the queue again once it has set it
         self._work.set()
         return stream
 
+    def check_room(self) -> None:
+        """Raises what :meth:`submit` would raise now, before work is done for nothing."""
+        playing = self._playing()
+        self._admission.check(len(playing), self._ledger.retry_after_s(playing))
+
+    def wait_s(self, stream: Stream) -> float | None:
+        """Seconds until a waiting stream gets a slot, at the speed of late.
+
+        None if it does not wait, or waits for those who play without an end.
+        """
+        before = self._admission.before(stream)
+        if before is None:
+            return None
+        return self._ledger.wait_s(self._playing(), before, self.capacity)
+
     def position(self, stream: Stream) -> int | None:
         """How many are served before a waiting stream; None if it does not wait."""
-        return self._admission.position(stream)
+        before = self._admission.before(stream)
+        return None if before is None else len(before)
+
+    def _playing(self) -> list[Stream]:
+        return [stream for _, stream in self._slots.occupied()]
 
     def drain(self, grace_s: float) -> bool:
         """Refuses new streams and lets the others finish; blocks.
@@ -136,9 +164,7 @@ class Engine:
         Returns:
           True if all of them finished within the grace period.
         """
-        self._admission.close(
-            NotReady("the server is shutting down", retry_after_s=RETRY_AFTER_RANGE_S[0])
-        )
+        self._admission.close(_shutting_down())
         return self._idle.wait(grace_s)
 
     def stop(self) -> None:
@@ -147,7 +173,9 @@ class Engine:
         self._stop = True
         self._work.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._ended.wait()
+            self._thread.join(0 if self._hangs else None)
+        self._watchdog.stop()
 
     # The device thread.
 
@@ -155,6 +183,7 @@ class Engine:
         pending: Dispatched | None = None
         try:
             while not self._stop:
+                self._watchdog.turn()
                 try:
                     self._admit()
                     self._steer()
@@ -168,23 +197,32 @@ class Engine:
                 if pending is None:
                     self._rest()
         except Exception as error:
-            log.critical("the engine died: %s", error, exc_info=True)
-            self._fail_all(GenerationFailed("the engine failed; the server restarts"))
-            self._on_death(error)
+            self._die(error)
         else:
-            self._fail_all(NotReady("the server is shutting down"))
+            self._end_all(_shutting_down())
+
+    def _hung(self) -> None:
+        self._hangs = True
+        self._die(TimeoutError(f"the device has not answered for {LIMIT_S:g} s"))
+
+    def _die(self, error: Exception) -> None:
+        log.critical("the engine died: %s", error, exc_info=error)
+        if self._end_all(GenerationFailed("the engine failed; the server restarts")):
+            self._on_death(error)
 
     def _admit(self) -> None:
         for stream in self._admission.remove_cancelled():
             self._end(stream, Phase.CANCELLED)
         while self._slots.busy < self.capacity and (waiting := self._admission.pop()) is not None:
+            self._placing = waiting  # it is in no slot yet, where others would find it
             try:
                 self._place(waiting)
             except Exception:
-                # It is in no slot yet, so _recover would not find it.
                 failure = GenerationFailed("the model failed as this audio was to start")
                 self._end(waiting, Phase.FAILED, failure)
                 raise
+            finally:
+                self._placing = None
 
     def _place(self, stream: Stream) -> None:
         if self._slots.busy == len(self._slots):
@@ -288,6 +326,7 @@ class Engine:
             return
         if any(_due(stream, 1) for _, stream in self._slots.occupied()):
             return
+        self._watchdog.rest()
         self._work.wait(IDLE_WAIT_S)
         self._work.clear()
 
@@ -309,12 +348,25 @@ class Engine:
         self._slots = Slots(self._model.batch_sizes[0])
         self._state = self._model.init_state(len(self._slots))
 
-    def _fail_all(self, error: ServiceError) -> None:
-        for stream in self._admission.clear(error):
-            self._end(stream, Phase.FAILED, error)
-        for row, stream in list(self._slots.occupied()):
-            self._release(row, stream, Phase.FAILED, error)
-        self._idle.set()
+    def _end_all(self, error: ServiceError) -> bool:
+        """Tells every stream that the engine ends; False if another thread has done it."""
+        with self._ending:
+            if self._ended.is_set():
+                return False
+            self._stop = True
+            self._watchdog.rest()
+            placing = [self._placing] if self._placing else []
+            for stream in [*self._admission.clear(error), *placing]:
+                self._end(stream, Phase.FAILED, error)
+            for row, stream in list(self._slots.occupied()):
+                self._release(row, stream, Phase.FAILED, error)
+            self._idle.set()
+            self._ended.set()
+        return True
+
+
+def _shutting_down() -> NotReady:
+    return NotReady("the server is shutting down", retry_after_s=RETRY_AFTER_RANGE_S[0])
 
 
 def _goes_on(stream: Stream) -> bool:

@@ -5,6 +5,7 @@ Invariant: only the device thread writes here; others read a number that is curr
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections.abc import Sequence
@@ -65,8 +66,31 @@ class Ledger:
     def retry_after_s(self, playing: Sequence[Stream]) -> int:
         """When a slot is next due to fall free, from what is left to make and measured speed."""
         low, high = RETRY_AFTER_RANGE_S
-        left = [n for stream in playing if (n := stream.frames_to_schedule) is not None]
-        if not left or not self.frames_per_s:
-            return low
-        frames_per_s = self.frames_per_s / len(playing)  # of one stream
-        return min(high, max(low, math.ceil(min(left) / frames_per_s)))
+        wait_s = self.wait_s(playing, [], len(playing))
+        return low if wait_s is None else min(high, max(low, math.ceil(wait_s)))
+
+    def wait_s(
+        self, playing: Sequence[Stream], before: Sequence[Stream], slots: int
+    ) -> float | None:
+        """Seconds until a slot falls free for who comes after ``before``.
+
+        Each stream is taken to go on at the speed that one had of late, and each slot that
+        falls free to go to the next who waits. None if nothing is known: no step was made yet,
+        or the slots are held by music without an end.
+        """
+        if len(playing) + len(before) < slots:
+            return 0.0
+        if not self.frames_per_s:
+            return None
+        frames_per_s = self.frames_per_s / max(1, len(playing))  # of one stream
+        free_at = [_frames_left(stream) / frames_per_s for stream in playing]
+        free_at += [0.0] * (slots - len(playing))
+        heapq.heapify(free_at)
+        for stream in before:
+            heapq.heapreplace(free_at, free_at[0] + _frames_left(stream) / frames_per_s)
+        return free_at[0] if free_at and math.isfinite(free_at[0]) else None
+
+
+def _frames_left(stream: Stream) -> float:
+    frames = stream.frames_to_schedule
+    return math.inf if frames is None else frames

@@ -5,13 +5,13 @@ clients take turns (round robin; Nagle 1987, "On packet switches with infinite s
 that one who asks for a hundred pieces delays another's first by one, not by a hundred. Within
 a client it is first come, first served.
 
-Invariant: never longer than its bound, and a stream's position is the number of streams that
-would be served before it if nobody else came.
+Invariant: never longer than its bound, and who waits is told in the order of service.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from itertools import zip_longest
 
 from magenta_bento.engine.stream import Stream
 
@@ -57,14 +57,8 @@ class FairQueue:
         """Takes out every stream whose reader went away."""
         return self._live.remove_cancelled() + self._offline.remove_cancelled()
 
-    def position(self, stream: Stream) -> int | None:
-        """0 for the next one; None if it does not wait."""
-        if stream.spec.live:
-            return self._live.position(stream)
-        behind = self._offline.position(stream)
-        return None if behind is None else len(self._live) + behind
-
     def waiting(self) -> list[Stream]:
+        """All of them, in the order in which they would be served if nobody else came."""
         return self._live.waiting() + self._offline.waiting()
 
 
@@ -103,20 +97,6 @@ class _Turns:
                 del self._lines[client]
         return gone
 
-    def position(self, stream: Stream) -> int | None:
-        """0 for the next one; None if it does not wait."""
-        for turn, (client, line) in enumerate(self._lines.items()):
-            if client == stream.spec.client and stream in line:
-                rounds = line.index(stream)
-                return (
-                    sum(
-                        min(len(other), rounds + (1 if place < turn else 0))
-                        for place, other in enumerate(self._lines.values())
-                        if place != turn
-                    )
-                    + rounds
-                )
-        return None
-
     def waiting(self) -> list[Stream]:
-        return [stream for line in self._lines.values() for stream in line]
+        rounds = zip_longest(*self._lines.values())
+        return [stream for turn in rounds for stream in turn if stream is not None]

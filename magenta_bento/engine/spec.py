@@ -5,19 +5,17 @@ Invariant: a spec that exists can be served; its buffer is bounded.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from magenta_bento.audio.formats import FRAMES_PER_SECOND
 from magenta_bento.conditioning import Conditioning
 
-Pcm = NDArray[np.int16]  # [N, 2] at 48 kHz
 Plan = Sequence[tuple[int, Conditioning]]  # what holds from which frame on; the first is 0
 
-FRAME_SAMPLES = 1_920
-FRAME_S = 0.04
+FRAME_S = 1 / FRAMES_PER_SECOND
+MAX_SEED = 2**32 - 1
 WARM_UP_FRAMES = 1  # the codec looks one frame ahead: a fresh stream's first frame is silence
 
 
@@ -47,3 +45,8 @@ class StreamSpec:
             raise ValueError("an endless stream needs lead_frames: its buffer must be bounded")
         if self.lead_frames is not None and self.lead_frames < 1:
             raise ValueError(f"lead_frames must be at least 1, got {self.lead_frames}")
+
+
+def drawn(seed: int | None) -> int:
+    """The seed itself, or a fresh random one in place of None."""
+    return secrets.randbelow(MAX_SEED + 1) if seed is None else seed

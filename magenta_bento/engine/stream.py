@@ -20,14 +20,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from magenta_bento.audio.formats import FRAME_SAMPLES
+from magenta_bento.audio.pcm import Pcm
 from magenta_bento.conditioning import Conditioning
-from magenta_bento.engine.spec import (
-    FRAME_SAMPLES,
-    WARM_UP_FRAMES,
-    Pcm,
-    Plan,
-    StreamSpec,
-)
+from magenta_bento.engine.spec import WARM_UP_FRAMES, Plan, StreamSpec
 from magenta_bento.errors import NotReady, ServiceError
 
 

@@ -12,7 +12,6 @@ import asyncio
 import base64
 import io
 import json
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,6 +23,7 @@ from starlette.websockets import WebSocketDisconnect
 from magenta_bento.audio.encode import make_stream_encoder
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.audio.tags import Tags
+from magenta_bento.engine.spec import drawn
 from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
@@ -86,7 +86,7 @@ class Jam(Door):
             case messages.Resume():
                 frame = session.resume()
             case messages.Reset():
-                frame = await session.reset(_seed(message.seed))
+                frame = await session.reset(drawn(message.seed))
             case messages.Stop():
                 frame = session.frames_sent
                 await self.stop()
@@ -96,7 +96,7 @@ class Jam(Door):
         style = await self._style(start.prompts)
         await self.stop()
         steering = Steering(style, start.temperature, start.top_k, start.guidance, start.drums)
-        seed = _seed(start.seed)
+        seed = drawn(start.seed)
         await self.session.start(steering, seed, start.lead_ms / 1000)
         return messages.Started(
             id=start.id,
@@ -222,7 +222,3 @@ def _error(error: ServiceError, message_id: str | None, *, fatal: bool) -> messa
         detail=told["detail"],
         fatal=fatal,
     )
-
-
-def _seed(seed: int | None) -> int:
-    return secrets.randbelow(messages.MAX_SEED + 1) if seed is None else seed

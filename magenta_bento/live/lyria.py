@@ -10,10 +10,10 @@ Invariant: every frame to the client is binary and holds at most a second of aud
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from typing import Any
 
+from magenta_bento.engine.spec import drawn
 from magenta_bento.errors import InvalidInput, ServiceError
 from magenta_bento.live.connection import Connection
 from magenta_bento.live.door import Door
@@ -36,7 +36,6 @@ GUIDANCE = 4.0
 LEAD_S = 2.0
 CHUNK_FRAMES = 10  # 0.4 s; Lyria sends 2 s, which would be heard as delay
 RAMP_S = 0.4  # prompts come as often as a slider moves: a short fade makes steps inaudible
-MAX_SEED = 2**32 - 1
 MAX_SOURCES = 64
 
 
@@ -132,8 +131,7 @@ class Lyria(Door):
         )
 
     def _seed(self) -> int:
-        given = self._config.seed
-        return secrets.randbelow(MAX_SEED + 1) if given is None else given
+        return drawn(self._config.seed)
 
     async def _send_audio(self) -> None:
         async for pcm in self.session.chunks(CHUNK_FRAMES):

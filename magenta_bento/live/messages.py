@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from magenta_bento import conditioning
 from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
+from magenta_bento.engine.spec import MAX_SEED
 
 MAX_PROMPT_CHARS = 1_000
 MAX_PROMPTS = 16
 MAX_AUDIO_CHARS = 8_000_000  # base64 of 6 MB
 MAX_RAMP_S = 30.0
-MAX_SEED = 2**32 - 1
 FRAME_MS = 40
 MAX_CHUNK_MS = 400
 MIN_LEAD_MS, MAX_LEAD_MS = 120, 10_000

@@ -20,12 +20,19 @@ class Pacer:
     Args:
       lead_s: The most that is sent ahead of playback, seconds.
       clock: Monotonic seconds.
+      on_underrun: Called for each.
     """
 
-    def __init__(self, lead_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lead_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_underrun: Callable[[], None] = lambda: None,
+    ) -> None:
         self.lead_s = lead_s
         self.underruns = 0
         self._clock = clock
+        self._on_underrun = on_underrun
         self._sent_s = 0.0
         self._played_at_s: float | None = None  # the clock when playback was at 0; None unstarted
         self._paused_at_s: float | None = None
@@ -57,6 +64,7 @@ class Pacer:
             self._played_at_s = now
         elif self.lead < 0:
             self.underruns += 1
+            self._on_underrun()
             self._played_at_s = now - self._sent_s  # the listener stood still meanwhile
         self._sent_s += block_s
 

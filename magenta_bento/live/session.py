@@ -13,21 +13,21 @@ a change is announced with the very frame from which it is heard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import Enum
 
 import numpy as np
 
+from magenta_bento.access.meter import Meter
 from magenta_bento.audio.formats import FRAME_SAMPLES, FRAMES_PER_SECOND
 from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import StreamSpec
+from magenta_bento.engine.spec import FRAME_S, StreamSpec
 from magenta_bento.engine.stream import Stream
 from magenta_bento.live.pacing import Pacer
 from magenta_bento.live.steering import Fade, Steering, at, fade
 from magenta_bento.prompting import Prompter
 
-FRAME_S = 1 / FRAMES_PER_SECOND
 ENGINE_LEAD_SHARE = 4  # of the lead, this part waits in the engine instead of with the listener
 MAX_ENGINE_LEAD_FRAMES = 10
 
@@ -45,12 +45,26 @@ class LiveSession:
       engine: Makes the stream.
       prompter: Turns styles into tokens.
       client: Whose turn it is in the engine's queue.
+      meter: Charges for what is sent.
+      on_stream: Told of each stream that begins, with its place in the queue.
+      on_underrun: Told each time that the listener's music has run dry.
     """
 
-    def __init__(self, engine: Engine, prompter: Prompter, client: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        prompter: Prompter,
+        client: str,
+        meter: Meter,
+        on_stream: Callable[[Stream, int | None], None],
+        on_underrun: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._prompter = prompter
         self._client = client
+        self._meter = meter
+        self._on_stream = on_stream
+        self._on_underrun = on_underrun
         self._stream: Stream | None = None
         self._pacer = Pacer(0.0)
         self._fade: Fade | None = None
@@ -91,6 +105,8 @@ class LiveSession:
           ServiceError: The engine refuses.
         """
         await self.stop()
+        self._engine.check_room()
+        await self._meter.check(0)
         lead_frames = max(3, round(lead_s * FRAMES_PER_SECOND))
         in_engine = min(MAX_ENGINE_LEAD_FRAMES, max(1, lead_frames // ENGINE_LEAD_SHARE))
         tokens = await self._prompter.tokens(steering.style)
@@ -103,7 +119,9 @@ class LiveSession:
             live=True,
         )
         self._stream = self._engine.submit(spec, asyncio.get_running_loop())
-        self._pacer = Pacer((lead_frames - in_engine) * FRAME_S)
+        self._on_stream(self._stream, self.queue_position)
+        lead = (lead_frames - in_engine) * FRAME_S
+        self._pacer = Pacer(lead, on_underrun=self._on_underrun)
         self._fade, self._fade_began = Fade(steering, steering, 0), 0
         self._frames_sent = 0
         self._running.set()
@@ -153,7 +171,7 @@ class LiveSession:
         Ends when the session stops.
 
         Raises:
-          ServiceError: The stream failed.
+          ServiceError: The stream failed, or the client's budget is spent.
         """
         stream = self._playing()
         pacer = self._pacer
@@ -167,6 +185,7 @@ class LiveSession:
                 await self._clear_to_send(pacer, chunk_s)
                 if self._stream is not stream:
                     return
+                await self._meter.play(chunk_s)
                 # Counted before it leaves: a pause meanwhile comes after this chunk.
                 self._frames_sent += len(kept)
                 yield np.concatenate(kept)

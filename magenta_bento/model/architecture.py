@@ -20,9 +20,11 @@ from magenta_rt.config import MUSICCOCA, ModelSpec, TokensConfig
 from magenta_rt.jax import depthformer, spectrostream, system
 from magenta_rt.jax.model import MODEL_REGISTRY, MagentaRT2ModelBase
 
+from magenta_bento import conditioning
+
 DType = Any  # jnp.float32 or jnp.bfloat16; jax has no public type for such a scalar class
 
-CONDITIONING_SIZE = 144  # 12 style tokens, 128 notes, 1 drums, 2 + 1 guidance bins
+CONDITIONING_SIZE = conditioning.SIZE
 
 DEMO_STYLE_DIMS = 16
 DEMO_CODEC_DIMS = 16

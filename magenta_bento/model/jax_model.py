@@ -23,13 +23,11 @@ import sequence_layers.jax as sl
 from magenta_rt.jax import depthformer
 from numpy.typing import NDArray
 
+from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES
 from magenta_bento.model import graph, params
 from magenta_bento.model.architecture import CONDITIONING_SIZE, Architecture, DType
 from magenta_bento.model.protocol import State, StepInputs
 from magenta_bento.weights.catalog import ModelFiles
-
-FRAME_SAMPLES = 1_920
-CHANNELS = 2
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,11 @@ def _damage_named(files: ModelFiles, signs: tuple[type[Exception], ...]) -> Iter
 
 
 def _set_up(settings: Settings) -> None:
-    settings.compile_cache.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.compile_cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no COMPILE_CACHE, so that each start compiles anew: %s", error)
+        return
     jax.config.update("jax_compilation_cache_dir", str(settings.compile_cache))
     # Cache everything: a start runs dozens of programs that each compile in under a second.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

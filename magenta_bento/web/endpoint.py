@@ -19,10 +19,12 @@ import bentoml
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from magenta_bento.access.meter import Meter
 from magenta_bento.errors import ServiceError
 from magenta_bento.web.forms import parsed
 from magenta_bento.web.requests import ApiRequest
 from magenta_bento.web.responses import error_response
+from magenta_bento.web.visit import Visit
 
 log = logging.getLogger("magenta_bento")
 
@@ -40,11 +42,13 @@ class Call:
     """One request being served.
 
     Args:
-      client: Whose turn it is in queues.
+      visit: Who asks; what is made for them is noted there.
+      meter: Charges them for music.
     """
 
-    def __init__(self, client: str) -> None:
-        self.client = client
+    def __init__(self, visit: Visit, meter: Meter) -> None:
+        self.visit = visit
+        self.meter = meter
         self._cancels: list[Callable[[], None]] = []
         self._gone = False
 
@@ -82,8 +86,7 @@ def endpoint(
     def publish(method: Method[R]) -> Any:
         async def serve(self: Any, request: Request) -> Any:
             try:
-                limit = self.settings.max_file_size_bytes
-                async with parsed(request, model, limit) as body:
+                async with parsed(request, model, self.settings) as body:
                     return await _watched(method, self, body, request)
             except ServiceError as error:
                 return error_response(error)
@@ -107,7 +110,8 @@ def endpoint(
 
 async def _watched(method: Method[R], service: Any, body: R, request: Request) -> Response:
     """Runs a method while watching for the client's going."""
-    call = Call(client=request.client.host if request.client else "")
+    visit = Visit.of(request.scope)
+    call = Call(visit, Meter(service.runtime.gate.limits, visit.client.id))
     watcher = asyncio.create_task(call.watch(request))
     try:
         return await method(service, body, call)

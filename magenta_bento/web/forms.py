@@ -10,9 +10,12 @@ a file field only ever takes an uploaded file, and no file outlives its request.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -22,13 +25,17 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from magenta_bento.access.clients import KEY_PARAMETER
+from magenta_bento.config import Settings
 from magenta_bento.errors import (
     InvalidInput,
     PayloadTooLarge,
     Problem,
+    SlowBody,
     UnsupportedMedia,
     shorten,
 )
+from magenta_bento.web.host import host_permitting
 from magenta_bento.web.requests import MAX_AUDIO_PROMPTS, ApiRequest, Upload
 
 MULTIPART = "multipart/form-data"
@@ -40,6 +47,7 @@ MAX_FIELD_BYTES = 256 * 1024
 MAX_PROBLEMS = 20  # an answer does not grow with what is wrong
 # What a body may hold beside its files: fields, part headers and boundaries.
 OVERHEAD_BYTES = 1_000_000
+MIN_BYTES_PER_S = 8_000  # what a body has to arrive with, on average, once its time is up
 # BentoML's own client writes form values as JSON, as no other client does.
 _BENTOML_CLIENT = "BentoML HTTP Client/"
 
@@ -56,29 +64,31 @@ Values = dict[str, list[Any]]
 
 
 @asynccontextmanager
-async def parsed(request: Request, model: type[R], max_file_bytes: int) -> AsyncIterator[R]:
+async def parsed(request: Request, model: type[R], settings: Settings) -> AsyncIterator[R]:
     """The validated body of a request, or its query; its uploads are closed at the end.
 
     Args:
       request: Its body is read here, and not before.
       model: What it should be.
-      max_file_bytes: Bound on the files of a body, together.
+      settings: How large a body may be, and how slow.
 
     Raises:
       InvalidInput: Any field is wrong; all wrong ones are named.
       PayloadTooLarge: The body is, found out without reading all of it.
       UnsupportedMedia: The body is neither a form nor JSON.
+      SlowBody: The body does not arrive.
       ClientDisconnect: The client went away.
     """
     form = FormData()
     try:
         if request.method == "GET":
-            form = FormData([*request.query_params.multi_items()])
+            query = request.query_params.multi_items()
+            form = FormData([item for item in query if item[0] != KEY_PARAMETER])
             values = _form_values(form, model, request)
         elif _media_type(request) == JSON:
-            values = _json_values(await _read(request))
+            values = _json_values(await _read(request, settings))
         else:
-            form = await _read_form(request, max_file_bytes)
+            form = await _read_form(request, settings)
             values = _form_values(form, model, request)
         yield _validated(model, values)
     finally:
@@ -96,32 +106,60 @@ def _media_type(request: Request) -> str:
     return media_type
 
 
-async def _bounded(
-    request: Request, max_bytes: int, too_large: PayloadTooLarge
-) -> AsyncGenerator[bytes, None]:
-    """The body's chunks; raises ``too_large`` as soon as they are too many."""
+@dataclass(frozen=True)
+class _Bounds:
+    """What a body has to keep to.
+
+    Attributes:
+      max_bytes: Its size.
+      too_large: Raised if it has more.
+      patience_s: How long it may take, if it comes more slowly than ``MIN_BYTES_PER_S``.
+    """
+
+    max_bytes: int
+    too_large: PayloadTooLarge
+    patience_s: float
+
+
+async def _bounded(request: Request, bounds: _Bounds) -> AsyncGenerator[bytes, None]:
+    """The body's chunks; raises as soon as they are too many or too late."""
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large
-    read = 0
-    async for chunk in request.stream():
+    if declared.isdigit() and int(declared) > bounds.max_bytes:
+        raise bounds.too_large
+    began, read = time.monotonic(), 0
+    chunks = request.stream()
+    while True:
+        # It grows with what has arrived: neither a pause nor a trickle holds a request for long.
+        allowed_s = bounds.patience_s + read / MIN_BYTES_PER_S
+        try:
+            async with asyncio.timeout(began + allowed_s - time.monotonic()):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise SlowBody(
+                f"the body is too slow: {read:,} bytes came in {allowed_s:g} seconds"
+            ) from None
         read += len(chunk)
-        if read > max_bytes:
-            raise too_large
+        if read > bounds.max_bytes:
+            raise bounds.too_large
         yield chunk
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, settings: Settings) -> bytes:
     """A body without files."""
     too_large = PayloadTooLarge(f"a body without files may have {OVERHEAD_BYTES / 1e6:g} MB")
-    return b"".join([chunk async for chunk in _bounded(request, OVERHEAD_BYTES, too_large)])
+    bounds = _Bounds(OVERHEAD_BYTES, too_large, settings.body_timeout_s)
+    return b"".join([chunk async for chunk in _bounded(request, bounds)])
 
 
-async def _read_form(request: Request, max_file_bytes: int) -> FormData:
+async def _read_form(request: Request, settings: Settings) -> FormData:
     if _media_type(request) == URLENCODED:
-        return _urlencoded(await _read(request))
+        return _urlencoded(await _read(request, settings))
+    max_file_bytes = settings.max_file_size_bytes
     too_large = PayloadTooLarge(f"uploads may have {max_file_bytes / 1e6:g} MB together")
-    form = await _multipart(request, max_file_bytes + OVERHEAD_BYTES, too_large)
+    bounds = _Bounds(max_file_bytes + OVERHEAD_BYTES, too_large, settings.body_timeout_s)
+    form = await _multipart(request, bounds)
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if sum(file.size or 0 for file in files) > max_file_bytes:
         await form.close()
@@ -151,16 +189,17 @@ class _WholeMultiPart(MultiPartParser):
         self.ended = True
 
 
-async def _multipart(request: Request, max_bytes: int, too_large: PayloadTooLarge) -> FormData:
+async def _multipart(request: Request, bounds: _Bounds) -> FormData:
     parser = _WholeMultiPart(
         request.headers,
-        _bounded(request, max_bytes, too_large),
+        _bounded(request, bounds),
         max_files=MAX_AUDIO_PROMPTS,
         max_fields=MAX_FIELDS,
         max_part_size=MAX_FIELD_BYTES,
     )
     try:
-        form = await parser.parse()
+        with host_permitting():  # files are kept on disk as they arrive
+            form = await parser.parse()
     except MultiPartException as error:
         raise InvalidInput(f"the form can't be read: {error.message}") from error
     except ValueError as error:  # such as a charset that can't be looked up

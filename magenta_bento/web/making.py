@@ -6,7 +6,6 @@ Invariant: a stream that is begun here ends with its request, whichever way that
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,16 +26,16 @@ from magenta_bento.audio.formats import (
     frames_for,
 )
 from magenta_bento.audio.tags import Tags
-from magenta_bento.engine.spec import StreamSpec
+from magenta_bento.engine.spec import StreamSpec, drawn
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import InvalidInput
 from magenta_bento.live.feeding import feed
 from magenta_bento.live.pacing import Pacer
 from magenta_bento.runtime import DEMO_NOTE, Runtime
 from magenta_bento.style import Embedding, blend
+from magenta_bento.tracing import record, tracer
 from magenta_bento.web.endpoint import Call, ClientGone
 from magenta_bento.web.requests import (
-    MAX_SEED,
     AudioPrompt,
     BlendPrompts,
     GenerationRequest,
@@ -76,9 +75,24 @@ class Maker:
         # Each entry is one open request: bounded by the engine's queue and slots.
         self._encodes = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
 
+    async def check(self, request: GenerationRequest | StreamRequest, call: Call) -> None:
+        """Refuses a request before anything of it costs.
+
+        Raises:
+          InvalidInput: It is to be longer than a setting allows.
+          NotReady: The model is loading, or the server shuts down.
+          Overloaded: Nobody else may wait.
+          AudioBudgetSpent: The client has had its seconds of music.
+        """
+        seconds = self.seconds(request)
+        self._runtime.loaded.engine.check_room()
+        await call.meter.check(seconds)
+
+    @tracer.start_as_current_span("embed")
     async def of_text(self, prompt: TextPrompt) -> Prompted:
         return Prompted(await self._runtime.loaded.prompter.text(prompt.prompt), prompt.prompt)
 
+    @tracer.start_as_current_span("embed")
     async def of_audio(self, prompt: AudioPrompt) -> Prompted:
         prompter = self._runtime.loaded.prompter
         (upload,) = prompt.uploads("audio_file")
@@ -90,6 +104,7 @@ class Maker:
         style = blend(parts, weights, "audio_weight and text_weight")
         return Prompted(style, prompt.prompt or Path(upload.filename).stem)
 
+    @tracer.start_as_current_span("embed")
     async def of_blend(self, prompts: BlendPrompts) -> Prompted:
         prompter = self._runtime.loaded.prompter
         files = prompts.uploads("audio_files")
@@ -115,7 +130,8 @@ class Maker:
         """
         began = time.monotonic()
         frames = frames_for(self.seconds(request))
-        stream = await self._begin(request, prompted.style, call, frames)
+        stream = await self._begin(request, prompted, call, frames)
+        await call.meter.pay(frames / FRAMES_PER_SECOND)
         tags = self._tags(prompted.title, stream.seed)
         bitrate = self._settings.mp3_bitrate_kbps
         encoder = make_encoder(request.format, tags, bitrate, streamed=False)
@@ -123,9 +139,11 @@ class Maker:
             await feed(encoder, block, self._encodes)
         if stream.phase is not Phase.FINISHED:
             raise ClientGone
+        data = await self._encode(encoder.finish)
+        record("encode", stream.timing.first_block or began, time.monotonic())
         return audio_response(
             Rendered(
-                data=await self._encode(encoder.finish),
+                data=data,
                 format=request.format,
                 title=prompted.title,
                 seed=stream.seed,
@@ -142,7 +160,7 @@ class Maker:
         live = request.in_real_time
         stream = await self._begin(
             request,
-            prompted.style,
+            prompted,
             call,
             frames,
             lead_frames=ENGINE_LEAD_FRAMES if live else ASAP_LEAD_FRAMES,
@@ -154,8 +172,11 @@ class Maker:
             self._settings.mp3_bitrate_kbps,
             None if frames is None else frames * FRAME_SAMPLES,
         )
-        pacer = Pacer(STREAM_LEAD_S - ENGINE_LEAD_FRAMES / FRAMES_PER_SECOND) if live else None
-        chunks = encoded(stream, encoder, pacer, self._encodes)
+        pacer = None
+        if live:
+            lead_s = STREAM_LEAD_S - ENGINE_LEAD_FRAMES / FRAMES_PER_SECOND
+            pacer = Pacer(lead_s, on_underrun=self._runtime.metrics.underruns.inc)
+        chunks = encoded(stream, encoder, pacer, call.meter, self._encodes)
         try:
             first = await anext(chunks)
         except StopAsyncIteration:
@@ -171,7 +192,7 @@ class Maker:
     async def _begin(
         self,
         request: SamplingRequest,
-        style: Embedding,
+        prompted: Prompted,
         call: Call,
         frames: int | None,
         *,
@@ -183,19 +204,21 @@ class Maker:
         guidance = conditioning.Guidance(style=request.guidance)
         spec = StreamSpec(
             conditioning.build(
-                await loaded.prompter.tokens(style),
+                await loaded.prompter.tokens(prompted.style),
                 conditioning.Controls(guidance),
                 request.temperature,
                 request.top_k,
             ),
-            secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed,
+            drawn(request.seed),
             frames,
             lead_frames=lead_frames,
-            client=call.client,
+            client=call.visit.client.id,
             live=live,
         )
         stream = loaded.engine.submit(spec, asyncio.get_running_loop())
         call.when_gone(stream.cancel)
+        call.visit.plays(stream, loaded.engine.position(stream))
+        call.visit.prompt = prompted.title
         return stream
 
     def seconds(self, request: GenerationRequest | StreamRequest) -> float:

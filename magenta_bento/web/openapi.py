@@ -1,9 +1,11 @@
 """The OpenAPI document: BentoML's own, with what it can't know put in.
 
-BentoML describes the fields of each body. Added here are the other media types that every
-route takes, the audio and its headers, the one error shape, and the routes beside the API.
+BentoML knows the routes of the API and the fields of each body. How a client may spell those
+is ``web.openapi_fields``'s matter, what comes back ``web.openapi_answers``'s. Added here are the
+keys, and the routes beside the API.
 
-Invariant: every status that a route answers with is in its description.
+Invariant: a request that the document allows is served, one that it forbids is refused, and what
+comes back is described; ``tests/test_schemathesis.py`` asks thousands.
 """
 
 from __future__ import annotations
@@ -12,47 +14,48 @@ import json
 from typing import Any
 
 from magenta_bento import __version__
-from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
+from magenta_bento.web import openapi_answers as answers
+from magenta_bento.web import openapi_fields as fields
+from magenta_bento.web.routing import METRICS, REQUESTS
 
-ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error", "type", "detail"],
-    "properties": {
-        "error": {"type": "string", "description": "One sentence for a person."},
-        "type": {"type": "string", "description": "What kind of error; stable."},
-        "detail": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "message"],
-                "properties": {
-                    "field": {"type": "string"},
-                    "message": {"type": "string"},
-                    "value": {"type": "string"},
-                },
-            },
-        },
+_TAGS = {"generate": "Generate", "stream": "Stream", "embed": "Embed", "prompts": "Embed"}
+_SERVER = "Server"
+_ALSO_GET = ("/stream/text", "/stream/blend")
+_DESCRIPTION = """Music from Google's Magenta RealTime 2: from text, from audio, or from a blend of
+both.
+
+Every error is JSON of one shape. What is not described here has it too: 404 for another path,
+405 with `Allow` for another method of a path. Live music is at the WebSockets `/ws/jam` and
+`/ws/google.ai.generativelanguage.{version}.GenerativeService.BidiGenerateMusic`, which OpenAPI
+has no words for."""
+_KEYS = {
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "query": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "key",
+        "description": "For where no header can be set, as in a player's address.",
     },
 }
-_TAGS = {"generate": "Generate", "stream": "Stream", "embed": "Embed", "prompts": "Embed"}
-_ALSO_GET = ("/stream/text", "/stream/blend")
-_UNUSED_SCHEMAS = ("TaskStatusResponse", "InvalidArgument", "NotFound", "InternalServerError")
-_ERRORS = {
-    "400": "A field is wrong; detail names each.",
-    "413": "The body is too large.",
-    "415": "The body is neither a form nor JSON.",
-    "500": "The model failed.",
-    "503": "Loading, draining, or the queue is full; Retry-After says when to come back.",
+_OWN_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "An id of your own, by which to ask how far the request is: up to 128 letters,"
+    " digits and `-._~:+/=`. Another one is replaced.",
+    "schema": {"type": "string"},
 }
-_STREAM_HEADERS = ("X-Seed", "X-Model")
-_AUDIO_HEADERS = {
-    "Content-Disposition": "A file name made from the prompt.",
-    "X-Seed": "The seed that makes this piece again.",
-    "X-Model": "The model that made it.",
-    "X-Audio-Duration": "Its length, seconds.",
-    "X-Generation-Time": "From admission to the finished file, seconds.",
-    "X-Realtime-Factor": "Seconds of audio per second of generation time.",
+_ID_IN_PATH = {
+    "name": "request_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1},
+}
+_EMBEDDINGS = {
+    "/embed/text": ("TextEmbedding", "The embedding and its tokens."),
+    "/embed/audio": ("AudioEmbedding", "The embedding and its tokens."),
+    "/prompts/audio": ("Shelved", "The id, and the file it stands for."),
 }
 
 
@@ -61,138 +64,103 @@ def document(bentoml_document: dict[str, Any], settings: Settings) -> dict[str, 
 
     Args:
       bentoml_document: What BentoML makes of the service.
-      settings: For the bounds that are settings.
+      settings: For what depends on them: bounds, keys, metrics.
     """
-    made: dict[str, Any] = json.loads(
-        json.dumps(bentoml_document)
-    )  # a copy whose keys are all text
-    made["info"] = {
-        "title": "Magenta Bento",
-        "version": __version__,
-        "description": "Music from Google's Magenta RealTime 2: from text, from audio, or from a"
-        " blend of both.",
+    # Through JSON: a copy, whose keys are all text.
+    theirs: dict[str, Any] = json.loads(json.dumps(bentoml_document))
+    paths: dict[str, Any] = {}
+    for path, item in theirs["paths"].items():
+        if "post" in item:
+            paths[path] = _api(path, item["post"], theirs["components"]["schemas"], settings)
+    anyone: list[dict[str, Any]] = [] if settings.enable_auth else [{}]
+    return {
+        "openapi": "3.1.0",  # pydantic's schemas are 3.1's
+        "info": {"title": "Magenta Bento", "version": __version__, "description": _DESCRIPTION},
+        "paths": {**paths, **_beside(settings)},
+        "components": {
+            "schemas": dict(answers.SCHEMAS),
+            "headers": dict(answers.HEADERS),
+            "securitySchemes": _KEYS,
+        },
+        "security": [*({name: []} for name in _KEYS), *anyone],
+        "tags": [{"name": name} for name in (*dict.fromkeys(_TAGS.values()), _SERVER)],
     }
-    made["openapi"] = "3.1.0"  # BentoML's schemas are pydantic's, which are 3.1's
-    schemas = made["components"]["schemas"]
-    for name in _UNUSED_SCHEMAS:
-        schemas.pop(name, None)
-    for schema in schemas.values():
-        _mend(schema)
-    schemas["Error"] = ERROR_SCHEMA
-    paths = {}
-    for path, item in made["paths"].items():
-        post = item.get("post")
-        if post is None:
-            continue
-        post["responses"] = {"200": _success(path, post), **_errors()}
+
+
+def _api(
+    path: str, post: dict[str, Any], components: dict[str, Any], settings: Settings
+) -> dict[str, Any]:
+    """The methods of a path that BentoML serves."""
+    ((_, content),) = post["requestBody"]["content"].items()
+    schema = fields.resolved(content["schema"], components)
+    if duration := schema["properties"].get("duration"):
         is_stream = path.startswith("/stream")
         longest = settings.max_stream_duration if is_stream else settings.max_duration
-        post["requestBody"] = _request_body(post, longest)
-        post["tags"] = [_TAGS[path.split("/")[1]]]
-        paths[path] = {"post": post}
-        if path in _ALSO_GET:
-            paths[path]["get"] = _as_get(post)
-    made["paths"] = {**paths, **_beside()}
-    made["tags"] = [{"name": name} for name in (*dict.fromkeys(_TAGS.values()), "Server")]
-    return made
-
-
-def _success(path: str, post: dict[str, Any]) -> dict[str, Any]:
-    if not path.startswith("/generate"):
-        success: dict[str, Any] = post["responses"]["200"]
-        for content in success["content"].values():
-            _mend(content["schema"])
-        return {**success, "description": "The embedding and its tokens."}
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    is_stream = path.startswith("/stream")
-    return {
-        "description": "Audio, 48 kHz, stereo: " + ("as it is made." if is_stream else "a file."),
-        "headers": {
-            name: {"description": text, "schema": {"type": "string"}}
-            for name, text in _AUDIO_HEADERS.items()
-            if name in _STREAM_HEADERS or not is_stream
-        },
-        "content": {
-            format.media_type: binary for format in (StreamFormat if is_stream else AudioFormat)
-        },
-    }
-
-
-def _as_get(post: dict[str, Any]) -> dict[str, Any]:
-    """The same API with its fields in the query."""
-    schema = post["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"]
-    get = {k: v for k, v in post.items() if k not in ("requestBody", "operationId")}
-    get["parameters"] = [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in schema.get("required", []),
-            "schema": field,
+        duration["maximum"] = longest
+        duration["default"] = min(duration["default"], longest)
+    has_files = bool(fields.files_of(schema))
+    success = (
+        answers.body(*_EMBEDDINGS[path], limited=True)
+        if path in _EMBEDDINGS
+        else answers.music(path)
+    )
+    told = {"tags": [_TAGS[path.split("/")[1]]], "summary": post["description"]}
+    methods = {
+        "post": {
+            **told,
+            "operationId": post["x-bentoml-name"],
+            "parameters": [_OWN_ID],
+            "x-bentoml-name": post["x-bentoml-name"],
+            "requestBody": fields.request_body(schema),
+            "responses": {
+                "200": success,
+                **answers.failures(path, settings, has_body=True, has_files=has_files),
+            },
         }
-        for name, field in schema["properties"].items()
-        if not name.startswith("audio_")
-    ]
-    return get
-
-
-def _request_body(post: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
-    ((media_type, content),) = post["requestBody"]["content"].items()
-    schema = content["schema"]
-    schema["additionalProperties"] = False
-    _mend(schema)
-    if duration := schema["properties"].get("duration"):
-        duration["maximum"] = max_duration_s
-        duration["default"] = min(duration["default"], max_duration_s)
-    media_types = ["multipart/form-data", "application/x-www-form-urlencoded", "application/json"]
-    takes_file = media_type == "multipart/form-data"
-    needs_file = takes_file and "audio_file" in schema.get("required", [])
-    offered = media_types[:1] if needs_file else media_types
-    return {"required": True, "content": {name: {"schema": schema} for name in offered}}
-
-
-def _mend(schema: dict[str, Any]) -> None:
-    """Turns what BentoML writes beside the standard into what the standard has."""
-    for field in schema.get("properties", {}).values():
-        if field.get("default", "") is None:
-            del field["default"]  # absent, which is not the same as null
-        for value in (field, field.get("items", {})):
-            if value.get("type") == "file":
-                value |= {"type": "string", "format": "binary"}
-                value["contentMediaType"] = value.pop("content_type", "application/octet-stream")
-
-
-def _errors() -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Error"}
-    return {
-        status: {"description": text, "content": {"application/json": {"schema": schema}}}
-        for status, text in _ERRORS.items()
     }
+    if path in _ALSO_GET:
+        methods["get"] = {
+            **told,
+            "operationId": f"{post['x-bentoml-name']}_by_query",
+            "parameters": [*fields.query(schema), _OWN_ID],
+            "responses": {
+                "200": success,
+                **answers.failures(path, settings, has_body=False, has_files=False),
+            },
+        }
+    return methods
 
 
-def _beside() -> dict[str, Any]:
-    """The GET routes that are not BentoML's APIs."""
-    answer = {"application/json": {"schema": {"type": "object"}}}
-    return {
-        "/health": {
-            "get": {
-                "tags": ["Server"],
-                "summary": "Whether the model is loaded, and which",
-                "responses": {
-                    "200": {"description": "Healthy.", "content": answer},
-                    "503": {"description": "Loading, draining or failed.", "content": answer},
-                },
-            }
-        },
-        "/metrics": {
-            "get": {
-                "tags": ["Server"],
-                "summary": "Prometheus metrics",
-                "responses": {
-                    "200": {
-                        "description": "The metrics.",
-                        "content": {"text/plain": {"schema": {"type": "string"}}},
-                    }
-                },
-            }
-        },
+def _beside(settings: Settings) -> dict[str, Any]:
+    """The routes that are not BentoML's."""
+    text = answers.body({"type": "string"}, "The metrics.", of="text/plain")
+    found = {
+        "/health": _get(
+            "health", "Whether the model is loaded, and which", answers.body("Health", "Healthy.")
+        ),
+        METRICS: _get("metrics", "Prometheus metrics", text),
+        REQUESTS: _get(
+            "progress",
+            "How far a request of yours is, up to ten minutes after its end",
+            answers.body("Progress", "How far it is."),
+        ),
+        "/ws/jam/schema.json": _get(
+            "jam_schema",
+            "JSON Schema of the messages of /ws/jam",
+            answers.body("Messages", "The schemas."),
+        ),
     }
+    if not settings.enable_metrics:
+        del found[METRICS]
+    for path, get in found.items():
+        get["responses"] |= answers.failures(path, settings, has_body=False, has_files=False)
+        if answers.is_open(path, settings):
+            get["security"] = []
+    found["/health"]["responses"]["503"] = answers.body("Health", "Loading, draining or failed.")
+    found[REQUESTS]["parameters"] = [_ID_IN_PATH]
+    return {path: {"get": get} for path, get in found.items()}
+
+
+def _get(name: str, summary: str, success: dict[str, Any]) -> dict[str, Any]:
+    told = {"tags": [_SERVER], "operationId": name, "summary": summary}
+    return {**told, "responses": {"200": success}}

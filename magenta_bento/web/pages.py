@@ -7,7 +7,11 @@ Invariant: nothing here touches the model, so that it answers while the model wo
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import importlib.util
+import re
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +22,16 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from magenta_bento.errors import ServiceError
+from magenta_bento.metrics import CONTENT_TYPE_LATEST
 from magenta_bento.runtime import Runtime, ServerPhase
+from magenta_bento.web.progress import Progress
+from magenta_bento.web.responses import error_response
+from magenta_bento.web.routing import METRICS, REQUESTS
+from magenta_bento.web.visit import Visit
 
 ASSETS_PACKAGE = "drf_spectacular_sidecar"
 ASSETS_URL = "/docs-assets"
-# ReDoc would fetch its logo from a CDN.
-_ONLY_OUR_IMAGES = {"Content-Security-Policy": "img-src 'self' data:"}
-
 _SWAGGER = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Magenta Bento: API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -48,20 +55,38 @@ _REDOC = """<!doctype html>
 def make_app(
     runtime: Callable[[], Runtime],
     openapi: Callable[[], dict[str, Any]],
+    progress: Progress,
     beside: Sequence[BaseRoute],
+    *,
+    with_metrics: bool,
 ) -> Starlette:
     """The pages as an application to be mounted beside the API.
 
     Args:
       runtime: Gives the server's runtime, which is made after this.
       openapi: Gives the OpenAPI document.
+      progress: Of the requests that are served.
       beside: Further routes of the same application.
+      with_metrics: Whether there are any.
     """
 
     async def health(_: Request) -> Response:
-        body = runtime().health()
+        body = await runtime().health()
         healthy = body["status"] == ServerPhase.READY
         return JSONResponse(body, status_code=200 if healthy else 503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(
+            await asyncio.to_thread(runtime().exposition), media_type=CONTENT_TYPE_LATEST
+        )
+
+    async def progressed(request: Request) -> Response:
+        client = Visit.of(request.scope).client.id
+        try:
+            engine = runtime().loaded.engine
+            return JSONResponse(progress.tell(client, request.path_params["request_id"], engine))
+        except ServiceError as error:
+            return error_response(error)
 
     async def index(_: Request) -> Response:
         return RedirectResponse("docs")
@@ -79,6 +104,8 @@ def make_app(
         routes=[
             Route("/", index),
             Route("/health", health),
+            Route(REQUESTS, progressed),
+            *([Route(METRICS, metrics)] if with_metrics else []),
             Route("/docs", swagger),
             Route("/redoc", redoc),
             Route("/docs.json", document),
@@ -90,7 +117,24 @@ def make_app(
 
 def _page(html: str) -> Response:
     html = html.format(assets=ASSETS_URL.lstrip("/"))
-    return HTMLResponse(html, headers=_ONLY_OUR_IMAGES)
+    return HTMLResponse(html, headers={"Content-Security-Policy": _policy(html)})
+
+
+def _policy(html: str) -> str:
+    """What a page may load: what this server has, and the scripts that the page itself holds."""
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    hashes = [b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return "; ".join(
+        (
+            "default-src 'self'",
+            " ".join(("script-src 'self'", *(f"'sha256-{digest}'" for digest in hashes))),
+            "style-src 'self' 'unsafe-inline'",  # both viewers style by elements they make
+            "img-src 'self' data:",  # ReDoc would fetch its logo from a CDN
+            "worker-src 'self' blob:",  # ReDoc's search
+            "object-src 'none'",
+            "base-uri 'none'",
+        )
+    )
 
 
 def _assets_folder() -> Path:

@@ -23,18 +23,20 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from starlette.requests import Request
 
 from magenta_bento import conditioning
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
+from magenta_bento.engine.spec import MAX_SEED
 from magenta_bento.errors import InvalidInput
 
 MAX_PROMPT_CHARS = 1_000
 MAX_TEXT_PROMPTS = 16
 MAX_AUDIO_PROMPTS = 8
-MAX_SEED = 2**32 - 1
 MAX_TEMPERATURE = 4.0
 MAX_TOP_K = 1_024  # codes of one RVQ level
 MAX_WEIGHT = 1_000.0
@@ -84,6 +86,17 @@ class ApiRequest(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
     async def from_http_request(cls, request: Request, serde: Any) -> Any:
         return Unparsed(request)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """JSON's true is not 1, and 1 is not true; Pydantic takes each for the other."""
+        if cls.model_fields[str(info.field_name)].annotation is bool:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                raise ValueError("must be true or false")
+        elif any(isinstance(item, bool) for item in (value if type(value) is list else [value])):
+            raise ValueError("must not be true or false")
+        return value
+
     def uploads(self, field: str) -> list[Upload]:
         """The files of a file field; the field itself only has their names."""
         return self._uploads.get(field, [])
@@ -119,11 +132,26 @@ def _as_list(value: Any) -> Any:
 
 Prompt = Annotated[
     str,
-    Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the music is like."),
+    Field(
+        min_length=1,
+        max_length=MAX_PROMPT_CHARS,
+        description="What the music is like.",
+        examples=["funky jazz with syncopated bass"],
+        # As str.strip has it: JSON Schema's \s, which is ECMAScript's, knows less white space.
+        # The rest is for tools that would otherwise take it for a pattern of each character.
+        json_schema_extra={"pattern": r"[^\s\x1c-\x1f\x85][\s\S]*$"},
+    ),
     AfterValidator(_not_blank),
 ]
 Weight = Annotated[
-    float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False), AfterValidator(_not_zero)
+    float,
+    Field(
+        ge=-MAX_WEIGHT,
+        le=MAX_WEIGHT,
+        allow_inf_nan=False,
+        json_schema_extra={"not": {"const": 0}},
+    ),
+    AfterValidator(_not_zero),
 ]
 Weights = Annotated[list[Weight], BeforeValidator(_as_list)]
 AudioFile = Annotated[Path, ContentType("audio/*")]
@@ -145,12 +173,23 @@ class BlendPrompts(ApiRequest):
         default=[],
         max_length=MAX_TEXT_PROMPTS,
         description="Comma-separated, a JSON list, or the field repeated.",
+        examples=[["deep house", "solo cello"]],  # no commas: Swagger UI joins them by some
     )
-    text_weights: Weights = Field(default=[], description="One for each text prompt; 1 if absent.")
+    text_weights: Weights = Field(
+        default=[],
+        description="One for each text prompt; 1 if absent.",
+        examples=[[2.0, 1.0]],
+        json_schema_extra={"maxItems": MAX_TEXT_PROMPTS},  # not checked: the counts must match
+    )
     audio_files: list[AudioFile] = Field(
         default=[], max_length=MAX_AUDIO_PROMPTS, description="Audio prompts."
     )
-    audio_weights: Weights = Field(default=[], description="One for each audio file; 1 if absent.")
+    audio_weights: Weights = Field(
+        default=[],
+        description="One for each audio file; 1 if absent.",
+        examples=[[]],
+        json_schema_extra={"maxItems": MAX_AUDIO_PROMPTS},
+    )
 
     @model_validator(mode="after")
     def _counts_match(self) -> BlendPrompts:
@@ -175,6 +214,7 @@ class SamplingRequest(ApiRequest):
         None,
         ge=0,
         le=MAX_SEED,
+        examples=[42],
         description="The same request with the same seed gives the same music; random if absent.",
     )
     temperature: float = Field(

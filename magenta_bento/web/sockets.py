@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from magenta_bento.access.meter import Meter
 from magenta_bento.errors import NotReady
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
@@ -20,6 +21,7 @@ from magenta_bento.live.jam import Jam
 from magenta_bento.live.lyria import Lyria
 from magenta_bento.live.session import LiveSession
 from magenta_bento.runtime import Loaded, Runtime
+from magenta_bento.web.visit import Visit
 
 LYRIA_METHOD = "GenerativeService.BidiGenerateMusic"
 NORMAL_CLOSE = 1000
@@ -43,8 +45,17 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
         except NotReady as error:
             await connection.close(error.close_code, error.message)
             return
-        client = socket.client.host if socket.client else ""
-        session = LiveSession(loaded.engine, loaded.prompter, client)
+        visit = Visit.of(socket.scope)
+        client = visit.client.id
+        meter = Meter(runtime().gate.limits, client)
+        session = LiveSession(
+            loaded.engine,
+            loaded.prompter,
+            client,
+            meter,
+            on_stream=visit.plays,
+            on_underrun=runtime().metrics.underruns.inc,
+        )
         await door(connection, session, loaded).run()
         await connection.close(NORMAL_CLOSE)
 

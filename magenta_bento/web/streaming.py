@@ -8,7 +8,7 @@ part for the whole; and a client that reads nothing for ``STALL_S`` is left.
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,30 +16,38 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from magenta_bento.access.meter import Meter
 from magenta_bento.audio.encode import Encoder
 from magenta_bento.audio.formats import FRAME_SAMPLES, FRAMES_PER_SECOND
 from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.errors import SlowReader
 from magenta_bento.live.feeding import feed
 from magenta_bento.live.pacing import Pacer
-
-log = logging.getLogger("magenta_bento")
+from magenta_bento.tracing import record
 
 STALL_S = 30.0
 
 
 async def encoded(
-    stream: Stream, encoder: Encoder, pacer: Pacer | None, pool: ThreadPoolExecutor
+    stream: Stream,
+    encoder: Encoder,
+    pacer: Pacer | None,
+    meter: Meter,
+    pool: ThreadPoolExecutor,
 ) -> AsyncGenerator[bytes, None]:
     """A stream's bytes, never empty ones, at the pacer's pace or as fast as they are taken.
 
     Args:
+      meter: Charges for each block before it is encoded.
       pool: Where the encoder runs.
 
     Raises:
-      ServiceError: The stream or the encoder failed.
+      ServiceError: The stream or the encoder failed, or the client's budget is spent.
     """
+    began = time.monotonic()
     async for block in stream.blocks():
         block_s = len(block) / FRAME_SAMPLES / FRAMES_PER_SECOND
+        await meter.play(block_s)
         data = await feed(encoder, block, pool)
         if pacer is not None:
             await pacer.clear_to_send(block_s)
@@ -51,6 +59,7 @@ async def encoded(
         rest := await asyncio.get_running_loop().run_in_executor(pool, encoder.finish)
     ):
         yield rest
+    record("encode", stream.timing.first_block or began, time.monotonic())
 
 
 class StreamedAudio(Response):
@@ -89,9 +98,6 @@ class StreamedAudio(Response):
             async for chunk in self._rest:
                 await _send_chunk(send, chunk)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            log.info("a stream's client read nothing for %g s: it is left", STALL_S)
-            raise
         finally:
             self._leave()
             watching.cancel()
@@ -108,5 +114,9 @@ class StreamedAudio(Response):
 
 
 async def _send_chunk(send: Send, chunk: bytes) -> None:
+    """Raises SlowReader if it can't leave in time."""
     message = {"type": "http.response.body", "body": chunk, "more_body": True}
-    await asyncio.wait_for(send(message), STALL_S)
+    try:
+        await asyncio.wait_for(send(message), STALL_S)
+    except TimeoutError:
+        raise SlowReader(f"nothing was read for {STALL_S:g} seconds") from None

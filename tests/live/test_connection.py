@@ -22,11 +22,19 @@ import uvicorn
 import websockets
 from fake_model import FakeModel, Rig, rig, until
 from jam_client import START, JamClient, jam_at
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
+from magenta_bento.access.gate import Gate
+from magenta_bento.config import Settings
 from magenta_bento.errors import NotReady
 from magenta_bento.live import connection, door
+from magenta_bento.metrics import Metrics
 from magenta_bento.web import sockets
+from magenta_bento.web.guard import Guard
+from magenta_bento.web.progress import Progress
+from magenta_bento.web.recording import Recorder
 
 SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
 STALL_S = 1.0
@@ -52,6 +60,11 @@ class FakeRuntime:
     def __init__(self, running: Rig) -> None:
         self.files = SimpleNamespace(name="fake")
         self.is_ready = True
+        self.settings = Settings(
+            rate_limit_per_minute=0, rate_limit_per_hour=0, max_concurrent_per_client=0
+        )
+        self.metrics = Metrics(CollectorRegistry())
+        self.gate = Gate.of(self.settings, self.metrics)
         self._loaded = SimpleNamespace(engine=running.engine, prompter=FakePrompter())
 
     @property
@@ -82,7 +95,11 @@ def placed(model: FakeModel, **options: Any) -> Iterator[Place]:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
         listening.bind(("127.0.0.1", 0))
         runtime: Any = FakeRuntime(running)
-        app = Starlette(routes=sockets.routes(lambda: runtime))
+        guarded = [
+            Middleware(Recorder, runtime=lambda: runtime),
+            Middleware(Guard, runtime=lambda: runtime, progress=Progress()),
+        ]
+        app = Starlette(routes=sockets.routes(lambda: runtime), middleware=guarded)
         web = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
         thread.start()

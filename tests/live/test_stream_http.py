@@ -21,14 +21,20 @@ from audio_files import tone
 from conftest import streams, until_idle
 from fake_model import styled
 from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
 from serving import Server
 
+from magenta_bento.access.limits import Limits
+from magenta_bento.access.meter import Meter
+from magenta_bento.access.store import Store
 from magenta_bento.audio.encode import make_stream_encoder
-from magenta_bento.audio.formats import StreamFormat
+from magenta_bento.audio.formats import FRAME_SAMPLES, StreamFormat
 from magenta_bento.audio.tags import Tags
-from magenta_bento.engine.spec import FRAME_SAMPLES, StreamSpec
+from magenta_bento.config import IN_MEMORY, Settings
+from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
-from magenta_bento.errors import GenerationFailed
+from magenta_bento.errors import GenerationFailed, SlowReader
+from magenta_bento.metrics import Metrics
 from magenta_bento.web import streaming
 from magenta_bento.web.streaming import StreamedAudio, encoded
 
@@ -342,8 +348,11 @@ def feed(stream: Stream, frames: int) -> None:
 async def answer(stream: Stream, wire: Wire) -> None:
     """What the service does with a stream."""
     encoder = make_stream_encoder(StreamFormat.pcm, Tags(title="", artist=""), 256, None)
+    settings, metrics = Settings(), Metrics(CollectorRegistry())
+    limits = Limits(settings, Store(IN_MEMORY, metrics), metrics)
     with ThreadPoolExecutor(1) as pool:
-        chunks: AsyncGenerator[bytes, None] = encoded(stream, encoder, None, pool)
+        meter = Meter(limits, "a client")
+        chunks: AsyncGenerator[bytes, None] = encoded(stream, encoder, None, meter, pool)
         first = await anext(chunks)
         response = StreamedAudio(first, chunks, stream.cancel, "audio/l16", {})
         await response({"type": "http"}, wire.receive, wire.send)
@@ -363,7 +372,7 @@ async def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPat
     stream, wire = playing(), Wire(patience=2)
     feed(stream, 2)
     feed(stream, 1)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(SlowReader):
         await answer(stream, wire)
     assert stream.cancel_requested
     assert not wire.complete

@@ -1,0 +1,327 @@
+"""Claim: who floods the server without a key does not disturb who plays.
+
+    python -m bench.flood
+
+One live jam plays in real time. Frame times are compared (a) in peace, (b) while another process
+sends requests that are refused, over many connections and as fast as it can, and (c) while it
+sends as many in the same time to a server of a few lines in yet another process, which shows
+what the sender itself takes from this machine. The three take turns.
+
+Frame time is the server's own histogram, ``step_frame_seconds``: a step's time, divided by its
+frames. Lateness is a listener's: how long after its time a chunk arrived, the earliest
+of a phase being on time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import multiprocessing
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+import uvloop
+import websockets
+
+from bench.vitals import Held, samples
+from magenta_bento.audio.formats import FRAME_SAMPLES
+from tests.serving import Server, free_port, serving
+
+KEY = "key-of-the-one-who-plays"
+CONNECTIONS = 50
+FRAME_MS, SAMPLE_BYTES = 40, 4
+PERCENTILES = (50, 99)
+
+_POST = "POST /generate/text HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+_BODY = '{"prompt": "funk"}'
+_UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+# Each with the status that refuses it, and whether the connection is over then.
+REQUESTS = [
+    (f"{_POST}Content-Length: {len(_BODY)}\r\n\r\n{_BODY}", b"401", False),
+    (f"{_POST}X-API-Key: wrong\r\nContent-Length: {len(_BODY)}\r\n\r\n{_BODY}", b"401", False),
+    (
+        f"GET /ws/jam HTTP/1.1\r\nHost: x\r\n{_UPGRADE}Sec-WebSocket-Key: {'A' * 22}==\r\n\r\n",
+        b"401",
+        True,
+    ),
+    (f"{_POST}Content-Length: 999999999\r\n\r\n", b"413", True),
+]
+
+
+# The sender, in a process of its own.
+
+
+@dataclass
+class Sent:
+    """What a flood came to."""
+
+    requests: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    wrong: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rate(self) -> float:
+        return self.requests / self.seconds
+
+
+def flood(port: int, seconds: float = 0.0, rate: float = 0.0, least: int = 0) -> Sent:
+    """Floods a local server for so long.
+
+    Args:
+      rate: Requests a second, of all connections together; 0 for as many as can be.
+      least: Longer, until there were so many requests.
+    """
+    sent = Sent()
+    began, cpu_began = time.perf_counter(), time.process_time()
+    numbers = itertools.count()
+
+    def goes_on() -> bool:
+        lasted_s = time.perf_counter() - began
+        return lasted_s < seconds or sent.requests < least
+
+    async def connection(first: int) -> None:
+        kinds = itertools.islice(itertools.cycle(REQUESTS), first, None)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while goes_on():
+            if rate:
+                await asyncio.sleep(began + next(numbers) / rate - time.perf_counter())
+            request, expected, is_last = next(kinds)
+            writer.write(request.encode())
+            status = await _status(reader)
+            sent.requests += 1
+            if status != expected:
+                sent.wrong[status.decode()] += 1
+            if is_last:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+
+    async def all_connections() -> None:
+        await asyncio.gather(*(connection(first) for first in range(CONNECTIONS)))
+
+    uvloop.run(all_connections())
+    sent.seconds = time.perf_counter() - began
+    sent.cpu_s = time.process_time() - cpu_began
+    return sent
+
+
+async def _status(reader: asyncio.StreamReader) -> bytes:
+    """The status of the next answer, which is read to its end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    await reader.readexactly(int(length))
+    return head[9:12]
+
+
+# The server to compare with, likewise.
+
+
+class Refusal(asyncio.Protocol):
+    """Answers whatever comes with the status that the sender expects."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        status = b"413" if b"999999999" in data else b"401"
+        self._transport.write(b"HTTP/1.1 " + status + b" No\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def refuse(port: int) -> None:
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Refusal, "127.0.0.1", port)
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
+# The listener.
+
+
+@dataclass
+class Phase:
+    """What was measured while one thing was going on.
+
+    Attributes:
+      steps: How many steps took at most so many seconds a frame, by the histogram's bounds.
+      arrivals: When each chunk came, and how many milliseconds of music came before it.
+      sent: What was refused meanwhile.
+      server_cpu_s: Of the process that serves.
+    """
+
+    steps: Counter[float] = field(default_factory=Counter)
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+    sent: Sent = field(default_factory=Sent)
+    server_cpu_s: float = 0.0
+
+    @property
+    def late_ms(self) -> list[float]:
+        due = np.array([1e3 * at - played for at, played in self.arrivals])
+        return list(due - due.min())
+
+
+def step_percentile_ms(phases: list[Phase], percentile: float) -> float:
+    """From a cumulative histogram, straight lines between its bounds."""
+    total = sum((phase.steps for phase in phases), Counter())
+    bounds = sorted(total)
+    counts = [total[bound] for bound in bounds]
+    return 1e3 * float(np.interp(percentile / 100 * counts[-1], counts, bounds))
+
+
+class Jam:
+    """One who plays in real time, and notes when what arrives."""
+
+    def __init__(self, chunk_ms: int, lead_ms: int) -> None:
+        self.arrivals: list[tuple[float, int]] = []
+        self._start = {"type": "start", "prompts": [{"text": "disco funk"}], "seed": 1}
+        self._start |= {"chunk_ms": chunk_ms, "lead_ms": lead_ms}
+
+    async def play(self, url: str) -> None:
+        address = url.replace("http", "ws") + "/ws/jam"
+        played_ms = 0
+        async with websockets.connect(address, additional_headers={"X-API-Key": KEY}) as socket:
+            await socket.send(json.dumps(self._start))
+            async for message in socket:
+                if isinstance(message, bytes):
+                    self.arrivals.append((time.perf_counter(), played_ms))
+                    played_ms += len(message) // SAMPLE_BYTES // FRAME_SAMPLES * FRAME_MS
+
+
+def _steps(server: Server) -> Counter[float]:
+    buckets = samples(server, KEY, "step_frame_seconds_bucket")
+    return Counter({float(bound): int(n) for (bound,), n in buckets.items() if bound != "+Inf"})
+
+
+async def measure(
+    server: Server,
+    jam: Jam,
+    sender: ProcessPoolExecutor,
+    port: int,
+    seconds: float,
+    rate: float,
+    least: int,
+) -> Phase:
+    """One phase.
+
+    Args:
+      port: Where to send to; 0 for peace.
+      seconds, rate, least: As in :func:`flood`.
+    """
+    worker = psutil.Process(Held.by(server).worker)
+    await asyncio.sleep(1)  # what was before has ended
+    steps_before = await asyncio.to_thread(_steps, server)
+    cpu_before = sum(worker.cpu_times()[:2])
+    first = len(jam.arrivals)
+    phase = Phase()
+    if port:
+        loop = asyncio.get_running_loop()
+        phase.sent = await loop.run_in_executor(sender, flood, port, seconds, rate, least)
+    else:
+        await asyncio.sleep(seconds)
+    phase.arrivals = jam.arrivals[first:]
+    phase.server_cpu_s = sum(worker.cpu_times()[:2]) - cpu_before
+    phase.steps = await asyncio.to_thread(_steps, server) - steps_before
+    return phase
+
+
+async def rounds(server: Server, options: argparse.Namespace) -> dict[str, list[Phase]]:
+    ours, other = urlsplit(server.url).port or 0, free_port()
+    phases: dict[str, list[Phase]] = {"peace": [], "flood": [], "flood elsewhere": []}
+    spawning = multiprocessing.get_context("spawn")
+    refusing = spawning.Process(target=refuse, args=(other,), daemon=True)
+    refusing.start()
+    jam = Jam(options.chunk_ms, options.lead_ms)
+    playing = asyncio.create_task(jam.play(server.url))
+    with ProcessPoolExecutor(1, mp_context=spawning) as sender:
+        await asyncio.get_running_loop().run_in_executor(sender, time.sleep, 0)  # it is there now
+        await asyncio.sleep(3)
+        for _ in range(options.rounds):
+            seconds = options.seconds
+            peace = await measure(server, jam, sender, 0, seconds, 0, 0)
+            flooded = await measure(server, jam, sender, ours, seconds, 0, options.requests)
+            sent = flooded.sent
+            elsewhere = await measure(server, jam, sender, other, sent.seconds, sent.rate, 0)
+            for name, phase in zip(phases, (peace, flooded, elsewhere), strict=True):
+                phases[name].append(phase)
+    playing.cancel()
+    refusing.kill()
+    return phases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each phase, at least")
+    parser.add_argument("--requests", type=int, default=5_000, help="of each flood, at least")
+    parser.add_argument("--chunk-ms", type=int, default=40)
+    parser.add_argument("--lead-ms", type=int, default=120)
+    options = parser.parse_args()
+    settings = {"ENABLE_AUTH": "true", "API_KEYS": f"one:{KEY}"}
+    with TemporaryDirectory() as folder, serving(Path(folder), **settings) as server:
+        phases = asyncio.run(rounds(server, options))
+    _report(phases, options)
+
+
+def _report(phases: dict[str, list[Phase]], options: argparse.Namespace) -> None:
+    print(
+        f"{date.today()}, demo, {psutil.cpu_count()} cores, {options.rounds} rounds of"
+        f" {options.seconds:g} s, chunks of {options.chunk_ms} ms, lead {options.lead_ms} ms\n"
+    )
+    heads = ["", "requests", "requests/s", "server CPU", "sender CPU"]
+    heads += [f"frame time {p}, ms" for p in ("p50", "p90", "p99")]
+    heads += [f"lateness {p}, ms" for p in ("p50", "p90", "p99", "longest")]
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for name, group in phases.items():
+        print(f"| {name} | {' | '.join(_cells(group, options.seconds))} |")
+    peace, flooded, elsewhere = phases.values()
+    print("\n| Ratio, each round, then all | frame time p50 | frame time p99 | lateness p99 |")
+    print("|---|---|---|---|")
+    for name, base in (("flood / peace", peace), ("flood / flood elsewhere", elsewhere)):
+        cells = []
+        for figure in (_frame_p50, _frame_p99, _late_p99):
+            each = [figure([f]) / figure([b]) for f, b in zip(flooded, base, strict=True)]
+            together = figure(flooded) / figure(base)
+            cells.append(", ".join(f"{ratio:.2f}" for ratio in each) + f"; {together:.2f}")
+        print(f"| {name} | {' | '.join(cells)} |")
+    for phase in flooded + elsewhere:
+        if phase.sent.wrong:
+            print(f"\nwrong answers: {dict(phase.sent.wrong)}")
+
+
+def _cells(group: list[Phase], seconds: float) -> list[str]:
+    late = [ms for phase in group for ms in phase.late_ms]
+    lasted_s = sum(phase.sent.seconds or seconds for phase in group)
+    requests = sum(phase.sent.requests for phase in group)
+    sender_s, server_s = (sum(p.sent.cpu_s for p in group), sum(p.server_cpu_s for p in group))
+    cells = [f"{requests:,}", f"{requests / lasted_s:,.0f}"]
+    cells += [f"{100 * cpu_s / lasted_s:.0f}%" for cpu_s in (server_s, sender_s)]
+    cells += [f"{step_percentile_ms(group, p):.1f}" for p in (50, 90, 99)]
+    return cells + [f"{ms:.1f}" for ms in [*np.percentile(late, (50, 90, 99)), max(late)]]
+
+
+def _frame_p50(group: list[Phase]) -> float:
+    return step_percentile_ms(group, 50)
+
+
+def _frame_p99(group: list[Phase]) -> float:
+    return step_percentile_ms(group, 99)
+
+
+def _late_p99(group: list[Phase]) -> float:
+    return float(np.percentile([ms for phase in group for ms in phase.late_ms], 99))
+
+
+if __name__ == "__main__":
+    main()

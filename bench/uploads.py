@@ -1,0 +1,276 @@
+"""Claims: to decode an upload costs milliseconds, and no damaged file harms the server.
+
+    python -m bench.uploads                   # what an upload costs: a fork against a new process
+    python -m bench.uploads --music 600       # so many seconds of music, in each format
+    python -m bench.uploads --files 50000     # so many damaged files, sent to a real server
+
+1. A second of sound is decoded by workers that the nursery forks, and by processes that are
+   started for it and do the same: wall and processor time. The two take turns.
+2. Long pieces must decode within the bounds that cut off what is hostile.
+3. Damaged files (``tests/upload_mutations.py``) go to /embed/audio and /prompts/audio, a few at
+   a time. Every answer must be a 200 or a 4xx in the one error shape.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import BinaryIO
+
+import httpx
+import numpy as np
+import psutil
+import soundfile
+
+from magenta_bento.audio.decode import DecodeLimits, Decoder
+from tests.serving import Server, serving
+from tests.upload_mutations import encoded, make_seeds, mutated
+
+ROUTES = ("/embed/audio", "/prompts/audio")
+CLIENTS = 3  # one more than decode at once, so that one always waits
+PATIENCE_S = 60.0
+LOOK_EVERY = 100  # files
+TELL_EVERY = 5_000  # files
+NURSERY = "magenta_bento.audio.nursery"
+WORKER = "_bentoml_impl.worker"
+MUSIC = ("mp3", "wav", "flac", "vorbis", "opus", "m4a", "alac", "adts", "ogg-flac")
+BATCH = 20  # uploads; the kernel counts processor time in hundredths of a second
+ALONE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+from magenta_bento.audio import decode_worker
+decode_worker.main(sys.argv[2].encode())
+"""
+
+LIMITS = DecodeLimits(60)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one upload took, seconds."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def costs(rounds: int) -> tuple[list[Cost], list[Cost]]:
+    """Of an upload by fork, and by a process of its own; an entry a round."""
+    by_fork, by_process = [], []
+    with TemporaryFile() as sound, closing(Decoder()) as decoder:
+        soundfile.write(sound, np.zeros((48_000, 2), np.float32), 48_000, format="WAV")
+        (nursery,) = psutil.Process().children()
+
+        def forked_s() -> float:
+            return float(sum(nursery.cpu_times()[:4]))
+
+        def waited_for_s() -> float:
+            spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return spent.ru_utime + spent.ru_stime
+
+        for number in range(rounds + 1):
+            fork = _cost(lambda: decoder.decode(sound, LIMITS), forked_s)
+            process = _cost(lambda: _decode_alone(sound), waited_for_s)
+            if number:  # the first round finds cold caches
+                by_fork.append(fork)
+                by_process.append(process)
+    return by_fork, by_process
+
+
+def _cost(work: Callable[[], object], spent_s: Callable[[], float]) -> Cost:
+    wall_s, cpu_s = time.perf_counter(), spent_s()
+    for _ in range(BATCH):
+        work()
+    return Cost((time.perf_counter() - wall_s) / BATCH, (spent_s() - cpu_s) / BATCH)
+
+
+def _decode_alone(sound: BinaryIO) -> None:
+    """What a worker does, in a new Python."""
+    sound.seek(0)
+    with TemporaryFile() as samples:
+        place = samples.fileno()
+        command = [sys.executable, "-P", "-c", ALONE, str(place), json.dumps(asdict(LIMITS))]
+        verdict = subprocess.run(
+            command, stdin=sound, stdout=subprocess.PIPE, pass_fds=[place], check=True
+        ).stdout
+    if b"rate_hz" not in verdict:
+        raise RuntimeError(f"the upload was not decoded: {verdict!r}")
+
+
+@dataclass
+class Answers:
+    """What came back to damaged files.
+
+    Attributes:
+      statuses: How many of each.
+      types: How many of each type of error.
+      took_s: One for each file, and its number.
+      wrong: Answers that should not be.
+      seconds: From the first file to the last answer.
+      resident_bytes: Every ``LOOK_EVERY`` files: how many there were, and the server's and the
+        nursery's memory.
+    """
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    types: Counter[str] = field(default_factory=Counter)
+    took_s: list[tuple[float, int]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    resident_bytes: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def growth_bytes(self) -> tuple[float, float]:
+        """Slopes of the lines through the second half of the memory, bytes a file."""
+        half = np.array(self.resident_bytes[len(self.resident_bytes) // 2 :], np.float64)
+        slopes = np.polyfit(half[:, 0], half[:, 1:], 1)[0]
+        return float(slopes[0]), float(slopes[1])
+
+
+def storm(server: Server, seeds: list[bytes], numbers: Iterable[int]) -> Answers:
+    """Sends the files of these numbers, and judges what comes back."""
+    return asyncio.run(_storm(server, seeds, numbers))
+
+
+async def _storm(server: Server, seeds: list[bytes], numbers: Iterable[int]) -> Answers:
+    answers = Answers()
+    left = iter(numbers)
+    began = time.perf_counter()
+
+    async def send() -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
+            for number in left:
+                files = {"audio_file": (f"{number}.mp3", mutated(number, seeds))}
+                sent = time.perf_counter()
+                answer = await client.post(ROUTES[number % len(ROUTES)], files=files)
+                answers.took_s.append((time.perf_counter() - sent, number))
+                _judge(answers, number, answer)
+                done = len(answers.took_s)
+                if done % LOOK_EVERY == 0:
+                    answers.resident_bytes.append((done, *resident_bytes(server)))
+                if done % TELL_EVERY == 0:
+                    print(f"{done} files: {dict(answers.statuses)}", file=sys.stderr, flush=True)
+
+    await asyncio.gather(*(send() for _ in range(CLIENTS)))
+    answers.seconds = time.perf_counter() - began
+    return answers
+
+
+def _judge(answers: Answers, number: int, answer: httpx.Response) -> None:
+    answers.statuses[answer.status_code] += 1
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if answer.status_code == 200:
+        right = isinstance(body, dict) and ("audio_id" in body or len(body["embedding"]) == 768)
+    else:
+        right = 400 <= answer.status_code < 500 and isinstance(body, dict)
+        right = right and set(body) == {"error", "type", "detail"}
+        answers.types[body["type"] if right else "?"] += 1
+    if not right:
+        answers.wrong.append(f"file {number}: {answer.status_code} {answer.text[:200]}")
+
+
+def processes(server: Server) -> list[psutil.Process]:
+    """All of the server's, zombies too."""
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def resident_bytes(server: Server) -> tuple[int, int]:
+    """Of the process that serves, and of its nursery."""
+    worker, nursery = (
+        next(p for p in processes(server) if role in " ".join(p.cmdline()))
+        for role in (WORKER, NURSERY)
+    )
+    return worker.memory_info().rss, nursery.memory_info().rss
+
+
+def left_behind(server: Server) -> list[Path]:
+    """The server's temporary files, but those that were there from the start on."""
+    return [path for path in server.temp.rglob("*") if path.is_file()]
+
+
+def report_costs(rounds: int) -> None:
+    by_fork, by_process = costs(rounds)
+    print(f"{date.today()}, 1 s of WAV, {rounds} rounds of {BATCH} uploads each")
+    print("| | wall, ms | processor, ms |\n|---|---|---|")
+    for name, found in (("a worker, forked", by_fork), ("a new process", by_process)):
+        wall_ms = 1e3 * statistics.median(cost.wall_s for cost in found)
+        cpu_ms = 1e3 * statistics.median(cost.cpu_s for cost in found)
+        print(f"| {name} | {wall_ms:.1f} | {cpu_ms:.1f} |")
+    ratios = sorted(p.cpu_s / f.cpu_s for f, p in zip(by_fork, by_process, strict=True))
+    print(f"\nprocessor, new process / fork: {', '.join(f'{r:.1f}' for r in ratios)}")
+
+
+def report_music(seconds: float) -> None:
+    limits = DecodeLimits.of(seconds)
+    # Noise that swells: as costly for a decoder as music is, or more.
+    source = f"anoisesrc=c=pink:a=0.3:r=48000:d={seconds},tremolo=f=2"
+    print(
+        f"{date.today()}, {seconds:g} s of stereo at 48 kHz; bound: {limits.cpu_s} s of processor"
+    )
+    print("| format | MB | wall, s | processor, s |\n|---|---|---|---|")
+    with TemporaryDirectory() as folder, closing(Decoder()) as decoder:
+        (nursery,) = psutil.Process().children()
+        for name in MUSIC:
+            path = encoded(Path(folder), name, source)
+            wall_s, cpu_s = time.perf_counter(), sum(nursery.cpu_times()[:4])
+            with path.open("rb") as file:
+                decoder.decode(file, limits)
+            wall_s, cpu_s = time.perf_counter() - wall_s, sum(nursery.cpu_times()[:4]) - cpu_s
+            print(f"| {name} | {path.stat().st_size / 1e6:.0f} | {wall_s:.2f} | {cpu_s:.2f} |")
+            path.unlink()
+
+
+def report_storm(files: int, first: int) -> None:
+    with TemporaryDirectory() as folder, serving(Path(folder)) as server:
+        (seeds_in := Path(folder) / "seeds").mkdir()
+        before = {process.pid for process in processes(server)}
+        answers = storm(server, make_seeds(seeds_in), range(first, first + files))
+        left = [process for process in processes(server) if process.pid not in before]
+        took_s = np.array([took for took, _ in answers.took_s])
+        slowest_s, slowest = max(answers.took_s)
+        p50, p99 = np.percentile(took_s, (50, 99))
+        growth, nursery_growth = answers.growth_bytes()
+        print(f"{date.today()}, files {first} to {first + files - 1}, {answers.seconds:.0f} s")
+        print(f"answers: {dict(sorted(answers.statuses.items()))}, {dict(answers.types)}")
+        print(
+            f"time of an answer: mean {took_s.mean():.3f} s, p50 {p50:.3f} s, p99 {p99:.3f} s,"
+            f" slowest {slowest_s:.2f} s (file {slowest})"
+        )
+        print(
+            f"memory: {answers.resident_bytes[-1][1] >> 20} MiB, {growth:+.1f} bytes a file;"
+            f" nursery {answers.resident_bytes[-1][2] >> 20} MiB, {nursery_growth:+.1f}"
+        )
+        print(f"left: {len(left)} processes, {len(left_behind(server))} files")
+        print(f"wrong: {len(answers.wrong)}", *answers.wrong[:20], sep="\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--files", type=int, help="so many damaged files instead")
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--music", type=float, help="so many seconds of music instead")
+    options = parser.parse_args()
+    if options.files:
+        report_storm(options.files, options.first)
+    elif options.music:
+        report_music(options.music)
+    else:
+        report_costs(options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Charges a client for music while it is made, a slice at a time and in advance.
+
+Invariant: what was played never exceeds what was charged, and what was charged in vain is less
+than one slice.
+"""
+
+from __future__ import annotations
+
+import math
+
+from magenta_bento.access.limits import Limits
+
+SLICE_S = 10
+_DECIMALS_S = 6  # a plain sum of floats would pass a slice's end before the music does
+
+
+class Meter:
+    """Of one request or connection.
+
+    Args:
+      limits: Has the budget.
+      client: Whose.
+    """
+
+    def __init__(self, limits: Limits, client: str) -> None:
+        self._limits = limits
+        self._client = client
+        self._whole_s = math.inf
+        self._made_s = 0.0
+        self._paid_s = 0
+
+    async def check(self, seconds: float) -> None:
+        """Refuses what the budget does not hold; 0 seconds are music without an end.
+
+        Raises:
+          AudioBudgetSpent: It does not.
+          LimitsUnknown: The store is down, and the setting says that nothing passes then.
+        """
+        self._whole_s = seconds or math.inf
+        await self._limits.check_audio(self._client, seconds or SLICE_S)
+
+    async def pay(self, seconds: float) -> None:
+        """Charges for a whole piece; raises as :meth:`check`."""
+        await self._limits.spend_audio(self._client, seconds)
+
+    async def play(self, seconds: float) -> None:
+        """Charges for what is about to be played; raises as :meth:`check`."""
+        self._made_s = round(self._made_s + seconds, _DECIMALS_S)
+        while self._made_s > self._paid_s:
+            left_s = max(self._whole_s, self._made_s) - self._paid_s
+            slice_s = math.ceil(min(SLICE_S, left_s))
+            await self._limits.spend_audio(self._client, slice_s)
+            self._paid_s += slice_s

@@ -1,0 +1,110 @@
+"""Where limits are counted: in this process, or in a Redis that several servers share.
+
+Invariant: nobody waits for a store that is down longer than ``PATIENCE_S``, and while it is
+down only one question every ``RETRY_S`` is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import redis.exceptions
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.errors import StorageError
+from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from magenta_bento.config import IN_MEMORY
+from magenta_bento.errors import ConfigError
+from magenta_bento.metrics import Metrics
+
+log = logging.getLogger("magenta_bento")
+
+PATIENCE_S = 1.0
+RETRY_S = 2.0
+KEY_PREFIX = "magenta-bento"
+# A question takes about a millisecond; more of them wait for a connection, within their patience.
+CONNECTIONS = 16
+_ANY_KEY = "up"
+
+T = TypeVar("T")
+
+
+class Store:
+    """See the module.
+
+    Args:
+      url: ``memory://``, or of a Redis; it may hold a password and is never shown.
+      metrics: Where to count.
+
+    Raises:
+      ConfigError: The URL can't be read.
+    """
+
+    def __init__(self, url: str, metrics: Metrics) -> None:
+        self.shared = url != IN_MEMORY
+        self.storage = _redis(url) if self.shared else MemoryStorage()
+        self.up = True
+        self._ask_next = 0.0
+        self._metrics = metrics
+        metrics.limit_store_up.set(1)
+
+    async def ask(self, question: Coroutine[Any, Any, T]) -> T | None:
+        """The answer to a question, which is not asked while the store is down; then None."""
+        if not self.shared:
+            return await question  # this process can't be down, only busy
+        now = time.monotonic()
+        if not self.up:
+            if now < self._ask_next:
+                question.close()
+                return None
+            self._ask_next = now + RETRY_S  # others don't wait for this question's answer
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await question
+        except (redis.exceptions.RedisError, StorageError, OSError) as error:
+            # An OSError is a TimeoutError too. The message may name the host, not the password.
+            self._ask_next = time.monotonic() + RETRY_S
+            self._turn(False, f"{type(error).__name__}: {error}")
+            return None
+        self._turn(True, "it answers again")
+        return answer
+
+    async def answers(self) -> bool:
+        """Whether it does, asked now; while it is down, only every ``RETRY_S``."""
+        # Not its check(): that returns a bool, whatever happens to it.
+        return await self.ask(self.storage.get(_ANY_KEY)) is not None
+
+    def _turn(self, up: bool, why: str) -> None:
+        if up is not self.up:
+            log.log(logging.INFO if up else logging.ERROR, "the store of the limits: %s", why)
+            self._metrics.limit_store_up.set(1 if up else 0)
+        self.up = up
+
+
+def _redis(url: str) -> RedisStorage:
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url.replace("redis+unix://", "unix://", 1),
+            max_connections=CONNECTIONS,
+            timeout=PATIENCE_S,
+            socket_timeout=PATIENCE_S,
+            socket_connect_timeout=PATIENCE_S,
+            # Once, as a connection may have been closed while nobody used it.
+            retry=Retry(NoBackoff(), 1),
+        )
+        # Tells now, and not at each question, what it can't take.
+        pool.make_connection()  # type: ignore[no-untyped-call]
+        return RedisStorage(
+            f"async+{url}",
+            implementation="redispy",
+            key_prefix=KEY_PREFIX,
+            connection_pool=pool,  # type: ignore[arg-type]  # documented, not annotated
+        )
+    except (ValueError, TypeError):  # its message may hold a part of the password
+        raise ConfigError("RATE_LIMIT_STORAGE: the address of the Redis can't be read") from None

@@ -1,0 +1,124 @@
+"""Who may pass: what can be refused before a body is read, in the order that costs least.
+
+    origin -> declared size -> key -> rate -> places at once -> the route
+
+Invariant: nothing that is refused here has read a byte of a body, decoded, queued or taken a
+slot, and a WebSocket that is refused was never accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from magenta_bento import tracing
+from magenta_bento.access.clients import client_of, presented_key
+from magenta_bento.access.keys import KeyRing
+from magenta_bento.config import Settings
+from magenta_bento.errors import (
+    OriginNotAllowed,
+    PayloadTooLarge,
+    ServiceError,
+    Unauthorized,
+    shorten,
+)
+from magenta_bento.runtime import Runtime
+from magenta_bento.web.forms import OVERHEAD_BYTES
+from magenta_bento.web.progress import Progress
+from magenta_bento.web.responses import error_response
+from magenta_bento.web.routing import COSTLY, METRICS, OPEN
+from magenta_bento.web.visit import Visit
+
+
+class Guard:
+    """ASGI middleware; see the module.
+
+    Args:
+      app: What is guarded.
+      runtime: Gives the server's runtime, which is made after this.
+      progress: Follows those who pass.
+    """
+
+    def __init__(self, app: ASGIApp, runtime: Callable[[], Runtime], progress: Progress) -> None:
+        self.app = app
+        self._runtime = runtime
+        self._progress = progress
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        visit = Visit.of(scope)
+        runtime = self._runtime()
+        with ExitStack() as held:
+            try:
+                with tracing.tracer.start_as_current_span("admission"):
+                    await _admit(scope, visit, runtime)
+                if visit.route in COSTLY:
+                    held.enter_context(runtime.gate.places.taken(visit.client.id))
+                    held.enter_context(self._progress.of(visit))
+            except ServiceError as error:
+                # Starlette answers a WebSocket with it before the upgrade.
+                await error_response(error)(scope, receive, send)
+                return
+            await self.app(scope, receive, send)
+
+
+async def _admit(scope: Scope, visit: Visit, runtime: Runtime) -> None:
+    """Finds out who asks.
+
+    Raises:
+      ServiceError: They may not.
+    """
+    settings, gate = runtime.settings, runtime.gate
+    visit.client = client_of(scope, settings.trusted_proxies)
+    try:
+        _check_origin(scope, settings)
+        _check_size(scope, settings)
+        if gate.keys is not None and not _is_open(visit.route, settings):
+            visit.client = visit.client.with_key(await _key(scope, gate.keys))
+    except ServiceError as error:
+        runtime.metrics.refused.labels(error.type).inc()
+        raise
+    if visit.route in COSTLY:
+        visit.headers |= await gate.limits.request(visit.client.id)
+
+
+def _is_open(route: str, settings: Settings) -> bool:
+    return route in OPEN or (route == METRICS and settings.metrics_without_key)
+
+
+def _check_origin(scope: Scope, settings: Settings) -> None:
+    """Browsers send WebSockets and forms to any host, without asking it first."""
+    headers = Headers(scope=scope)
+    origin = headers.get("origin", "").lower()
+    if not origin or scope.get("method") in ("GET", "HEAD", "OPTIONS"):
+        return
+    is_own = origin.partition("://")[2] == headers.get("host", "").lower()
+    allowed = (*settings.cors_origins, settings.public_url.lower().rstrip("/"))
+    if not is_own and "*" not in allowed and origin not in allowed:
+        raise OriginNotAllowed(
+            f"pages of {shorten(origin)} may not call this server: CORS_ORIGINS does not name them"
+        )
+
+
+def _check_size(scope: Scope, settings: Settings) -> None:
+    declared = Headers(scope=scope).get("content-length", "")
+    most = settings.max_file_size_bytes + OVERHEAD_BYTES
+    if declared.isdigit() and int(declared) > most:
+        raise PayloadTooLarge(
+            f"uploads may have {settings.max_file_size_mb:g} MB together, fields 1 MB;"
+            f" the body has {int(declared) / 1e6:g} MB"
+        )
+
+
+async def _key(scope: Scope, keys: KeyRing) -> str:
+    presented = presented_key(scope)
+    name = None if presented is None else await keys.name_of(presented)
+    if name is None:
+        told = "an API key is needed" if presented is None else "the API key is not known"
+        raise Unauthorized(f"{told}: send it as X-API-Key or as a bearer token")
+    return name

@@ -1,0 +1,80 @@
+"""GET /requests/{id}: how far one's own request is, for those who wait for a long one.
+
+A client sends an ``X-Request-ID`` of its own with the request, and asks for it meanwhile.
+
+Invariant: a client is told of its own requests only, and what is kept of an ended one is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cachetools import TTLCache
+
+from magenta_bento.engine.engine import Engine
+from magenta_bento.engine.spec import FRAME_S
+from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.errors import NoSuchRequest, shorten
+from magenta_bento.web.visit import Visit
+
+KEPT_S = 600.0
+KEPT_REQUESTS = 4_096  # full, it forgets the one that ended first
+PREPARING = "preparing"  # its prompts are read and embedded; a stream's phases come after
+
+
+class Progress:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Visit] = {}  # each is an open request: bounded as they are
+        self._ended: TTLCache[tuple[str, str], dict[str, Any]] = TTLCache(KEPT_REQUESTS, KEPT_S)
+
+    @contextmanager
+    def of(self, visit: Visit) -> Iterator[None]:
+        """Follows a request for as long as the context lasts."""
+        self._open[id(visit)] = visit
+        try:
+            yield
+        finally:
+            del self._open[id(visit)]
+            if visit.stream is not None:  # else it was refused, as its answer has told
+                self._ended[visit.client.id, visit.id] = _told(visit, None)
+
+    def tell(self, client: str, request_id: str, engine: Engine) -> dict[str, Any]:
+        """How far a request is; of two with one id, the later.
+
+        Raises:
+          NoSuchRequest: The client has none with this id, or not any more.
+        """
+        for visit in reversed(self._open.values()):
+            if (visit.client.id, visit.id) == (client, request_id):
+                return _told(visit, engine)
+        if told := self._ended.get((client, request_id)):
+            return told
+        raise NoSuchRequest(f"no request of this client has the id {shorten(request_id)}")
+
+
+def _told(visit: Visit, engine: Engine | None) -> dict[str, Any]:
+    stream = visit.stream
+    waits = engine is not None and stream is not None and not stream.phase.ended
+    position = engine.position(stream) if engine and stream and waits else None
+    wait_s = engine.wait_s(stream) if engine and stream and waits else None
+    frames = stream.spec.frames if stream else None
+    return {
+        "id": visit.id,
+        "state": _state(stream, is_open=engine is not None),
+        "queue_position": position,
+        "estimated_wait_s": None if wait_s is None else round(wait_s, 1),
+        "audio_seconds": None if frames is None else round(frames * FRAME_S, 2),
+        "made_seconds": round(visit.audio_s, 2),
+    }
+
+
+def _state(stream: Stream | None, *, is_open: bool) -> str:
+    if stream is None:
+        return PREPARING
+    if is_open or stream.phase.ended:
+        return stream.phase.value
+    return Phase.CANCELLED.value  # the engine ends at its next step what its reader has left

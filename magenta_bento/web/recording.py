@@ -1,0 +1,142 @@
+"""What is kept of each request: a line in the log, metrics and attributes of its span.
+
+The answer gets the request's id and the headers that protect browsers.
+
+Invariant: one access line a request, however it ends, and none holds a key, a query or, unless
+the operator wants it, a prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from magenta_bento import logs, tracing
+from magenta_bento.engine.stream import Phase
+from magenta_bento.errors import ServiceError
+from magenta_bento.runtime import Runtime
+from magenta_bento.web.routing import METRICS, OPEN, route_of
+from magenta_bento.web.visit import REQUEST_ID_HEADER, Visit
+
+log = logging.getLogger("magenta_bento.access")
+
+STATUS_LEFT = 499  # nginx's word for a client that went before its answer
+SWITCHING_PROTOCOLS = 101
+MAX_PATH_CHARS = 200
+METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
+POLICY_HEADER = "Content-Security-Policy"
+PROTECTION = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
+
+
+class Recorder:
+    """ASGI middleware; see the module.
+
+    Args:
+      app: What is recorded.
+      runtime: Gives the server's runtime, which is made after this.
+    """
+
+    def __init__(self, app: ASGIApp, runtime: Callable[[], Runtime]) -> None:
+        self.app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        runtime = self._runtime()
+        framers = _framers(runtime.settings.cors_origins)
+        visit = Visit.open(scope, route_of(scope["path"]))
+        remembered = logs.request_id.set(visit.id)
+        tracing.describe_request(visit.id, scope["path"])
+
+        async def noted(message: Message) -> None:
+            if message["type"] in _STARTS:
+                visit.status = message.get("status", SWITCHING_PROTOCOLS)
+                message.setdefault("headers", [])
+                headers = MutableHeaders(raw=list(message["headers"]))
+                policies = [headers.get(POLICY_HEADER), framers]
+                headers[POLICY_HEADER] = "; ".join(filter(None, policies))
+                headers.update({**PROTECTION, REQUEST_ID_HEADER: visit.id})
+                for name, value in visit.headers.items():
+                    headers.setdefault(name, value)  # an error knows better which limit it was
+                message["headers"] = headers.raw
+            await send(message)
+
+        opened = runtime.metrics.open_requests.labels(visit.route)
+        opened.inc()
+        try:
+            await self.app(scope, receive, noted)
+        except Exception as error:
+            visit.broken_off = error.type if isinstance(error, ServiceError) else repr(error)
+            raise
+        finally:
+            opened.dec()
+            _trace(visit)
+            _count(visit, scope, runtime)
+            _write(visit, scope, with_prompt=runtime.settings.log_prompts)
+            logs.request_id.reset(remembered)
+
+
+def _framers(origins: tuple[str, ...]) -> str:
+    """Who may call the server may also show it in a frame; "null" is no host that could."""
+    return " ".join(("frame-ancestors 'self'", *(o for o in origins if o != "null")))
+
+
+def _count(visit: Visit, scope: Scope, runtime: Runtime) -> None:
+    metrics = runtime.metrics
+    method = scope.get("method", "GET")
+    metrics.requests.labels(
+        visit.route,
+        method if method in METHODS else "other",
+        str(visit.status or STATUS_LEFT),
+        visit.client.key,
+    ).inc()
+    metrics.request_seconds.labels(visit.route).observe(time.monotonic() - visit.began)
+    if visit.audio_s:
+        metrics.audio_seconds.labels(visit.client.key).inc(visit.audio_s)
+
+
+def _trace(visit: Visit) -> None:
+    """The parts of a request that the engine timed."""
+    timing = visit.stream.timing if visit.stream else None
+    if timing and timing.playing:
+        tracing.record("queue", timing.admitted, timing.playing)
+        ended = timing.ended or time.monotonic()
+        tracing.record("generate", timing.playing, ended, audio_seconds=visit.audio_s)
+
+
+def _write(visit: Visit, scope: Scope, *, with_prompt: bool) -> None:
+    is_probe = visit.route in (*OPEN, METRICS)
+    fields: dict[str, Any] = {
+        "method": scope.get("method", "WEBSOCKET"),
+        "route": visit.route,
+        "path": quote(scope["path"])[:MAX_PATH_CHARS],
+        "status": visit.status or STATUS_LEFT,
+        "seconds": round(time.monotonic() - visit.began, 3),
+        "key": visit.client.key,
+        "address": visit.client.address,
+    }
+    if stream := visit.stream:
+        fields |= {
+            # The engine ends at its next step what its reader has left.
+            "outcome": (stream.phase if stream.phase.ended else Phase.CANCELLED).value,
+            "queue_seconds": round(stream.timing.waited_s, 3),
+            "generation_seconds": round(stream.timing.in_slot_s, 3),
+            "audio_seconds": round(visit.audio_s, 2),
+            "rtf": round(visit.audio_s / max(stream.timing.in_slot_s, 1e-3), 2),
+        }
+    if visit.broken_off:
+        fields["broken_off"] = visit.broken_off
+    if with_prompt and visit.prompt:
+        fields["prompt"] = visit.prompt
+    told = " ".join(f"{name}={value!r}" for name, value in list(fields.items())[4:] if value != "")
+    line = f"{fields['method']} {fields['path']} {fields['status']} {told} id={visit.id}"
+    log.log(logging.DEBUG if is_probe else logging.INFO, line, extra=fields)

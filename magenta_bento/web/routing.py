@@ -1,0 +1,54 @@
+"""What the server's paths are to those who guard and count them.
+
+Invariant: whatever a client asks for, the name of its route is one of a few.
+"""
+
+from __future__ import annotations
+
+import re
+
+OTHER = "other"
+LYRIA = "/ws/lyria"
+# Each costs the device, a decoder or an embedding; they are what limits count.
+COSTLY = (
+    "/generate/text",
+    "/generate/audio",
+    "/generate/blend",
+    "/stream/text",
+    "/stream/audio",
+    "/stream/blend",
+    "/prompts/audio",
+    "/embed/text",
+    "/embed/audio",
+    "/ws/jam",
+    LYRIA,
+)
+# For browsers, orchestrators and those who want to know how to ask; none tells of a client.
+OPEN = (
+    "/",
+    "/health",
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/docs",
+    "/redoc",
+    "/docs.json",
+    "/docs-assets",
+    "/schema.json",
+    "/ws/jam/schema.json",
+)
+METRICS = "/metrics"
+REQUESTS = "/requests/{request_id}"
+_KNOWN = {*COSTLY, *OPEN, METRICS}
+_PATTERNS = {
+    re.compile(r"/docs-assets/.*"): "/docs-assets",
+    re.compile(r"/requests/[^/]+"): REQUESTS,
+    re.compile(r"/{1,2}ws/[^/]*BidiGenerateMusic"): LYRIA,
+}
+
+
+def route_of(path: str) -> str:
+    """The name of the route that serves a path; OTHER if none does."""
+    if path in _KNOWN:
+        return path
+    return next((name for form, name in _PATTERNS.items() if form.fullmatch(path)), OTHER)

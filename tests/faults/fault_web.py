@@ -1,0 +1,190 @@
+"""The service's own web layer in this process, on a model that obeys the test.
+
+What leaves here is what a client of the real server gets: the same parsing, making, encoding,
+streaming, error shape and web server. Only the model and the prompts' embeddings are fakes.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import httpx
+import numpy as np
+import uvicorn
+from fake_model import FakeModel, Rig, rig, until
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from magenta_bento.config import Settings
+from magenta_bento.metrics import Metrics
+from magenta_bento.runtime import Loaded, Runtime, ServerPhase
+from magenta_bento.web import sockets
+from magenta_bento.web.endpoint import Call, endpoint
+from magenta_bento.web.guard import Guard
+from magenta_bento.web.making import Maker
+from magenta_bento.web.middleware import OneErrorShape
+from magenta_bento.web.progress import Progress
+from magenta_bento.web.recording import Recorder
+from magenta_bento.web.requests import EmbedAudioRequest, StreamTextRequest, TextRequest
+from magenta_bento.weights.catalog import locate
+
+SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
+LIMIT_S = 30.0
+UNLIMITED = {"rate_limit_per_minute": 0, "rate_limit_per_hour": 0}
+
+
+class FakePrompter:
+    """A style is the length of its text, or of its file."""
+
+    async def text(self, text: str) -> Any:
+        return np.full(768, len(text), np.float32)
+
+    async def audio(self, file: BinaryIO, field: str) -> Any:
+        return np.full(768, len(file.read()), np.float32)
+
+    async def tokens(self, embedding: Any) -> Any:
+        return np.full(12, round(float(embedding[0])), np.int32)
+
+    async def each_tokens(self, embeddings: list[Any]) -> list[Any]:
+        return [await self.tokens(embedding) for embedding in embeddings]
+
+
+class Front:
+    """The routes that these tests need, published as those of the service are."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.settings = runtime.settings
+        self.maker = Maker(runtime)
+
+    @endpoint("/generate/text", TextRequest, returns=Path)
+    async def generate(self, request: TextRequest, call: Call) -> Response:
+        await self.maker.check(request, call)
+        return await self.maker.file(request, await self.maker.of_text(request), call)
+
+    @endpoint("/stream/text", StreamTextRequest, returns=bytes, streams=True)
+    async def stream(self, request: StreamTextRequest, call: Call) -> Response:
+        await self.maker.check(request, call)
+        return await self.maker.stream(request, await self.maker.of_text(request), call)
+
+    @endpoint("/embed/audio", EmbedAudioRequest, returns=dict)
+    async def embed(self, request: EmbedAudioRequest, call: Call) -> Response:
+        (upload,) = request.uploads("audio_file")
+        embedding = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
+        return JSONResponse({"first": float(embedding[0])})
+
+    def routes(self) -> list[Route]:
+        def served(api: Any) -> Callable[[Request], Any]:
+            async def serve(request: Request) -> Response:
+                answer: Response = await api.func(self, request)
+                return answer
+
+            return serve
+
+        published: list[Any] = [Front.generate, Front.stream, Front.embed]
+        return [Route(api.route, served(api), methods=["POST"]) for api in published]
+
+
+@dataclass
+class Place:
+    """A server in this process."""
+
+    url: str
+    rig: Rig
+    runtime: Runtime
+    web: uvicorn.Server
+
+    @property
+    def model(self) -> Any:
+        return self.rig.model
+
+    async def at_rest(self) -> None:
+        """Waits until no stream plays and no connection is served."""
+        await self.rig.at_rest()
+        await until(lambda: not self.web.server_state.tasks)
+
+    async def ask(self, route: str = "/generate/text", **fields: Any) -> httpx.Response:
+        body = {"prompt": "funk", "duration": 1, "seed": 1, "format": "wav", **fields}
+        async with httpx.AsyncClient(timeout=LIMIT_S) as client:
+            return await client.post(f"{self.url}{route}", json=body)
+
+    def connect(self) -> socket.socket:
+        """A socket whose kernel keeps little of what it is sent."""
+        ear = socket.socket()
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
+        ear.settimeout(LIMIT_S)
+        ear.connect(("127.0.0.1", int(self.url.rsplit(":", 1)[1])))
+        return ear
+
+
+@contextmanager
+def placed(model: FakeModel, **settings: Any) -> Iterator[Place]:
+    """A server that is ready; ended, with all its threads, when the context is left."""
+    given = Settings(**{**UNLIMITED, **settings})
+    with rig(model) as running, socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
+        listening.bind(("127.0.0.1", 0))
+        prompter: Any = FakePrompter()
+        runtime = Runtime(given, locate("demo", given), Metrics(CollectorRegistry()), _never)
+        runtime._loaded = Loaded(running.engine, prompter, "cpu", "float32")
+        runtime.phase = ServerPhase.READY
+        web = uvicorn.Server(uvicorn.Config(_app(runtime), log_config=None, lifespan="off"))
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not web.started:
+                time.sleep(0.001)
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield Place(url, running, runtime, web)
+        finally:
+            web.should_exit = True
+            model.gate.set()
+            thread.join()
+
+
+def _app(runtime: Runtime) -> Starlette:
+    return Starlette(
+        routes=[*Front(runtime).routes(), *sockets.routes(lambda: runtime)],
+        middleware=[  # in the service's order
+            Middleware(Recorder, runtime=lambda: runtime),
+            Middleware(OneErrorShape),
+            Middleware(Guard, runtime=lambda: runtime, progress=Progress()),
+        ],
+    )
+
+
+def _never(error: BaseException, *, while_loading: bool) -> None:
+    raise AssertionError(f"the server died: {error}")
+
+
+def post(body: bytes, route: str = "/generate/text", kind: str = "application/json") -> bytes:
+    """A request as it goes over the wire."""
+    head = f"POST {route} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def reset(connection: socket.socket) -> None:
+    """Closes as a machine that loses its power does: with a reset, and no word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def assert_error(answer: httpx.Response, status: int, kind: str) -> str:
+    """The one shape; returns the sentence."""
+    told = answer.json()
+    assert (answer.status_code, told["type"]) == (status, kind), told
+    assert sorted(told) == ["detail", "error", "type"]
+    sentence: str = told["error"]
+    return sentence
