@@ -204,6 +204,11 @@ class NotReady(ServiceError):
     type = "not_ready"
     close_code = 1012  # service restart
 
+    @classmethod
+    def shutting_down(cls) -> NotReady:
+        """Another server may answer at once."""
+        return cls("the server is shutting down", retry_after_s=1)
+
 
 class LimitsUnknown(ServiceError):
     status = 503

@@ -103,7 +103,7 @@ class Threads:
             job = self._pool.submit(work, *args)
         except RuntimeError as error:
             self._free.release()
-            raise NotReady("the server is shutting down") from error
+            raise NotReady.shutting_down() from error
         began = loop.time()
 
         def done(_: object) -> None:

@@ -5,8 +5,6 @@ Invariant: it keeps its data in the folder it is given, and is gone when the con
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 import yaml
+from programs import program
 from serving import free_port
 
 PROGRAM = "prometheus"
@@ -30,12 +28,9 @@ ASK_S = 10
 
 
 def require() -> None:
-    """Skips where Prometheus is not installed, unless this machine is meant to have it."""
-    if all(map(shutil.which, (PROGRAM, PROMTOOL))):
-        return
-    if os.environ.get("REQUIRE_ALL") == "1":
-        pytest.fail("prometheus or promtool is missing; .ci/run installs it")
-    pytest.skip("prometheus or promtool is missing (REQUIRE_ALL=1 makes this a failure)")
+    """Skips, or fails, where Prometheus is not installed."""
+    for name in (PROGRAM, PROMTOOL):
+        program(name)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ context is left.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,22 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
+from programs import program
 from serving import free_port
 
 PROGRAM = "redis-server"
 START_S = 20.0
 STOP_S = 10.0
-
-
-def program() -> str:
-    """Where redis-server is; skips where it is not, unless this machine is meant to have it."""
-    found = shutil.which(PROGRAM)
-    if found is not None:
-        return found
-    if os.environ.get("REQUIRE_ALL") == "1":
-        pytest.fail(f"{PROGRAM} is missing; .ci/run installs it")
-    pytest.skip(f"{PROGRAM} is missing (REQUIRE_ALL=1 makes this a failure)")
 
 
 class RedisServer:
@@ -96,7 +84,7 @@ def redis_server(*, password: str = "", started: bool = True) -> Iterator[RedisS
       password: What it asks for; "" for none.
       started: Whether it runs already.
     """
-    server = RedisServer(program(), password)
+    server = RedisServer(program(PROGRAM), password)
     try:
         if started:
             server.start()

@@ -15,9 +15,10 @@ from fake_model import HANG_S, FakeModel, Rig, heard, read, rig, styled, until
 
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.audio.pcm import Pcm
+from magenta_bento.engine import batch as batch_module
 from magenta_bento.engine import engine as engine_module
 from magenta_bento.engine import ledger
-from magenta_bento.engine.engine import SHRINK_AFTER_STEPS
+from magenta_bento.engine.batch import SHRINK_AFTER_STEPS
 from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NotReady, Overloaded
@@ -77,7 +78,7 @@ async def test_company_changes_nothing(
     sizes: tuple[int, ...], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Joins, leaves, cancels, slot reuse and other batch sizes: all as in the solo run."""
-    monkeypatch.setattr(engine_module, "SHRINK_AFTER_STEPS", 1)
+    monkeypatch.setattr(batch_module, "SHRINK_AFTER_STEPS", 1)
     choose = random.Random(seed)
 
     async def listen(made: Rig, number: int) -> None:

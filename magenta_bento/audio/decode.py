@@ -130,7 +130,7 @@ class Decoder:
         order = json.dumps(asdict(limits)).encode()
         with self._lock:
             if self._closed:
-                raise NotReady("the server is shutting down")
+                raise NotReady.shutting_down()
             if self._nursery is not None and self._nursery.send(order, descriptors):
                 return self._nursery
             _log.warning("the nursery has ended: another one is started")

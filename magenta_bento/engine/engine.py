@@ -20,36 +20,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.engine.admission import Admission
-from magenta_bento.engine.ledger import RETRY_AFTER_RANGE_S, Ledger
-from magenta_bento.engine.slots import Slots
+from magenta_bento.engine.batch import Batch, Dispatched
+from magenta_bento.engine.ledger import Ledger
 from magenta_bento.engine.spec import FRAME_S, StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.engine.watchdog import LIMIT_S, Watchdog
 from magenta_bento.errors import GenerationFailed, NotReady, ServiceError
 from magenta_bento.metrics import Metrics
-from magenta_bento.model.protocol import Audio, Model
+from magenta_bento.model.protocol import Model
 
 log = logging.getLogger("magenta_bento")
 
-SHRINK_AFTER_STEPS = 25  # a batch that was too large for so long is made smaller
 FAILURES_UNTIL_DEATH = 3  # in a row
 IDLE_WAIT_S = 1.0  # only a net under a lost wake-up: work wakes the thread at once
-
-
-@dataclass(frozen=True)
-class Dispatched:
-    """A step whose audio has not been fetched yet."""
-
-    audio: Audio
-    owners: Sequence[tuple[int, Stream]]  # active rows and who owned them then
-    frames: int
-    started: float
 
 
 class Engine:
@@ -72,7 +59,7 @@ class Engine:
         metrics: Metrics,
         on_death: Callable[[BaseException], None] = lambda error: None,
     ) -> None:
-        self._model = model
+        self._batch = Batch(model)
         self._on_death = on_death
         self._ledger = Ledger(metrics)
         self._admission = Admission(queue_bound, self.capacity, metrics)
@@ -87,16 +74,13 @@ class Engine:
         self._hangs = False
         # The device thread's own.
         self._placing: Stream | None = None  # on its way from the queue into a slot
-        self._slots = Slots(model.batch_sizes[0])
-        self._state = model.init_state(len(self._slots))
-        self._steps_too_large = 0
         self._failures = 0
         metrics.slots.set(self.capacity)
 
     @property
     def capacity(self) -> int:
         """The most streams that play at once."""
-        return self._model.batch_sizes[-1]
+        return self._batch.capacity
 
     @property
     def alive(self) -> bool:
@@ -104,7 +88,7 @@ class Engine:
 
     @property
     def active(self) -> int:
-        return self._slots.busy
+        return self._batch.busy
 
     @property
     def waiting(self) -> int:
@@ -113,7 +97,7 @@ class Engine:
     @property
     def real_time_factor(self) -> float:
         """Seconds of audio per second that each stream got of late; 0 before the first step."""
-        return self._ledger.frames_per_s * FRAME_S / max(1, self._slots.busy)
+        return self._ledger.frames_per_s * FRAME_S / max(1, self._batch.busy)
 
     # From any thread.
 
@@ -156,7 +140,7 @@ class Engine:
         return None if before is None else len(before)
 
     def _playing(self) -> list[Stream]:
-        return [stream for _, stream in self._slots.occupied()]
+        return [stream for _, stream in self._batch.occupied()]
 
     def drain(self, grace_s: float) -> bool:
         """Refuses new streams and lets the others finish; blocks.
@@ -164,7 +148,7 @@ class Engine:
         Returns:
           True if all of them finished within the grace period.
         """
-        self._admission.close(_shutting_down())
+        self._admission.close(NotReady.shutting_down())
         return self._idle.wait(grace_s)
 
     def stop(self) -> None:
@@ -199,7 +183,7 @@ class Engine:
         except Exception as error:
             self._die(error)
         else:
-            self._end_all(_shutting_down())
+            self._end_all(NotReady.shutting_down())
 
     def _hung(self) -> None:
         self._hangs = True
@@ -213,7 +197,7 @@ class Engine:
     def _admit(self) -> None:
         for stream in self._admission.remove_cancelled():
             self._end(stream, Phase.CANCELLED)
-        while self._slots.busy < self.capacity and (waiting := self._admission.pop()) is not None:
+        while self._batch.busy < self.capacity and (waiting := self._admission.pop()) is not None:
             self._placing = waiting  # it is in no slot yet, where others would find it
             try:
                 self._place(waiting)
@@ -225,13 +209,7 @@ class Engine:
                 self._placing = None
 
     def _place(self, stream: Stream) -> None:
-        if self._slots.busy == len(self._slots):
-            self._resize(self._slots.busy + 1)
-        row = self._slots.free_row()
-        if row is None:
-            raise RuntimeError("a batch that was just enlarged has no free slot")
-        self._state = self._model.insert(self._state, row, stream.seed)
-        self._slots.take(row, stream)
+        self._batch.place(stream)
         stream.enter(Phase.PLAYING)
         self._ledger.seated(stream)
         self._count()
@@ -239,32 +217,14 @@ class Engine:
     def _steer(self) -> None:
         for stream in self._admission.waiting():
             stream.apply_changes()  # its seed is used when it gets a slot
-        for row, stream in self._slots.occupied():
-            if stream.apply_changes():
-                self._state = self._model.insert(self._state, row, stream.seed)
+        self._batch.steer()
 
     def _step(self) -> Dispatched | None:
-        frames = self._step_length()
-        due = [(row, stream) for row, stream in self._slots.occupied() if _due(stream, frames)]
-        if not due:
-            return None
-        started = time.perf_counter()
-        goes = {row for row, _ in due}
-        held = {row for row, s in self._slots.occupied() if row not in goes and _goes_on(s)}
-        inputs = self._slots.inputs(held, frames)
-        self._state, audio = self._model.step(self._state, inputs)
-        for _, stream in due:
-            stream.schedule(frames)
-        self._ledger.metrics.batch_occupancy.observe(len(due) / len(self._slots))
-        return Dispatched(audio, due, frames, started)
-
-    def _step_length(self) -> int:
-        """As long as the model can, but no longer than the longest need or the smallest lead."""
-        streams = [stream for _, stream in self._slots.occupied()]
-        most = self._model.max_frames
-        wanted = [most if (n := s.frames_to_schedule) is None else n for s in streams]
-        rooms = [r for s in streams if (r := s.room) is not None and r > 0]
-        return max(1, min([most, max(wanted, default=most), *rooms]))
+        dispatched = self._batch.step()
+        if dispatched is not None:
+            share = len(dispatched.owners) / len(self._batch)
+            self._ledger.metrics.batch_occupancy.observe(share)
+        return dispatched
 
     def _deliver(self, done: Dispatched | None) -> None:
         if done is None:
@@ -278,22 +238,17 @@ class Engine:
         self._ledger.stepped(done.started, done.frames, len(done.owners), heard)
 
     def _retire(self) -> None:
-        for row, stream in list(self._slots.occupied()):
+        for row, stream in list(self._batch.occupied()):
             if stream.complete:
                 self._release(row, stream, Phase.FINISHED)
             elif stream.cancel_requested:
                 self._release(row, stream, Phase.CANCELLED)
-        wanted = self._slots.busy + self.waiting
-        fitting = self._fitting(max(1, wanted))
-        self._steps_too_large = self._steps_too_large + 1 if fitting < len(self._slots) else 0
-        # With nobody left there is nothing to move, and the next one to come plays alone.
-        if self._steps_too_large and (not wanted or self._steps_too_large > SHRINK_AFTER_STEPS):
-            self._resize(max(1, self._slots.busy))
+        self._batch.fit(self.waiting)
 
     def _release(
         self, row: int, stream: Stream, phase: Phase, error: ServiceError | None = None
     ) -> None:
-        self._slots.release(row)
+        self._batch.release(row)
         self._end(stream, phase, error)
         self._count()
 
@@ -302,29 +257,18 @@ class Engine:
         stream.enter(phase, error)
 
     def _count(self) -> None:
-        self._ledger.metrics.active_streams.set(self._slots.busy)
-
-    def _resize(self, streams: int) -> None:
-        """Moves to the smallest batch that holds so many streams."""
-        slots, rows = self._slots.compacted(self._fitting(streams))
-        if len(slots) != len(self._slots):
-            self._state = self._model.resize(self._state, rows, len(slots))
-            self._slots = slots
-        self._steps_too_large = 0
-
-    def _fitting(self, streams: int) -> int:
-        return next((b for b in self._model.batch_sizes if b >= streams), self.capacity)
+        self._ledger.metrics.active_streams.set(self._batch.busy)
 
     def _rest(self) -> None:
         """Waits until there is something to do."""
-        busy, waiting = self._slots.busy, self.waiting
+        busy, waiting = self._batch.busy, self.waiting
         if not waiting and not busy:
             self._idle.set()
             if self.waiting:  # one came between the two
                 self._idle.clear()
         if waiting and busy < self.capacity:  # a slot fell free after _admit
             return
-        if any(_due(stream, 1) for _, stream in self._slots.occupied()):
+        if self._batch.has_due():
             return
         self._watchdog.rest()
         self._work.wait(IDLE_WAIT_S)
@@ -339,14 +283,13 @@ class Engine:
         self._ledger.metrics.step_failures.inc()
         self._failures += 1
         log.error("a step failed (%d in a row): %s", self._failures, error, exc_info=True)
-        for row, stream in list(self._slots.occupied()):
+        for row, stream in list(self._batch.occupied()):
             failure = GenerationFailed("the model failed while it made this audio")
             self._release(row, stream, Phase.FAILED, failure)
         if self._failures >= FAILURES_UNTIL_DEATH:
             raise error
         # The failed step has used up the state's buffers.
-        self._slots = Slots(self._model.batch_sizes[0])
-        self._state = self._model.init_state(len(self._slots))
+        self._batch.renew()
 
     def _end_all(self, error: ServiceError) -> bool:
         """Tells every stream that the engine ends; False if another thread has done it."""
@@ -358,22 +301,8 @@ class Engine:
             placing = [self._placing] if self._placing else []
             for stream in [*self._admission.clear(error), *placing]:
                 self._end(stream, Phase.FAILED, error)
-            for row, stream in list(self._slots.occupied()):
+            for row, stream in list(self._batch.occupied()):
                 self._release(row, stream, Phase.FAILED, error)
             self._idle.set()
             self._ended.set()
         return True
-
-
-def _shutting_down() -> NotReady:
-    return NotReady("the server is shutting down", retry_after_s=RETRY_AFTER_RANGE_S[0])
-
-
-def _goes_on(stream: Stream) -> bool:
-    """Whether any step is still to advance this stream."""
-    return not stream.cancel_requested and stream.frames_to_schedule != 0
-
-
-def _due(stream: Stream, frames: int) -> bool:
-    """Whether a step of so many frames should advance this stream."""
-    return _goes_on(stream) and (stream.room is None or stream.room >= frames)

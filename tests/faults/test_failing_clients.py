@@ -77,7 +77,7 @@ async def test_a_reset_while_it_is_made(one: Place, route: str) -> None:
     connection.sendall(post(asked(duration=PIECE_S), route))
     await until(lambda: one.rig.engine.active == 1)
     reset(connection)
-    await until(lambda: any(s.cancel_requested for _, s in one.rig.engine._slots.occupied()))
+    await until(lambda: any(s.cancel_requested for _, s in one.rig.engine._batch.occupied()))
     one.model.gate.set()
     await one.at_rest()
     assert one.rig.metric("streams_total", outcome="cancelled") == 1

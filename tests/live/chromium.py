@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -34,11 +33,6 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 )
-
-
-def program() -> str | None:
-    """Where Chromium is; None if it is not installed."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Tab:

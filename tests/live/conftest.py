@@ -1,8 +1,7 @@
-"""What live tests share: clients that are at hand or not, and a server that must not grumble."""
+"""What live tests share: a server that must not grumble."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -41,10 +40,3 @@ def until_idle(server: Server) -> None:
     while (now := streams(server))["active"] or now["waiting"]:
         assert time.monotonic() < deadline, f"slots are still busy: {now}"
         time.sleep(0.02)
-
-
-def missing(what: str) -> None:
-    """Skips for want of a program, unless this machine is meant to have all of them."""
-    if os.environ.get("REQUIRE_ALL") == "1":
-        pytest.fail(f"{what} is missing; .ci/run installs it")
-    pytest.skip(f"{what} is missing (REQUIRE_ALL=1 makes this a failure)")

@@ -7,8 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import program, tab
-from conftest import missing, until_idle
+from chromium import NAMES, tab
+from conftest import until_idle
+from programs import program
 from serving import Server
 
 DECODE = """
@@ -79,10 +80,7 @@ new Promise((resolve, reject) => {
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = program()
-    if found is None:
-        missing("chromium")
-    return found or ""
+    return program(*NAMES)
 
 
 @pytest.mark.parametrize("format", ["mp3", "ogg", "wav"])

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,8 +17,9 @@ import numpy as np
 import pytest
 import requests
 import websockets
-from conftest import missing, until_idle
+from conftest import until_idle
 from jam_client import FRAME, LIMIT_S, Pcm, same
+from programs import program
 from serving import Server
 from tls_serving import serving_tls
 
@@ -353,12 +353,10 @@ def test_the_python_sdk_makes_music(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def node() -> str:
     """Node, with Google's SDK installed beside our script."""
-    found = shutil.which("node")
-    if found is None or shutil.which("npm") is None:
-        missing("node or npm")
+    found = program("node")
     if not (JS / "node_modules" / "@google" / "genai").is_dir():
-        subprocess.run(["npm", "install", "--silent"], cwd=JS, check=True, timeout=250)
-    return found or ""
+        subprocess.run([program("npm"), "install", "--silent"], cwd=JS, check=True, timeout=250)
+    return found
 
 
 def test_the_javascript_sdk_makes_music(server: Server, node: str) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from chromium import Tab, program, tab
-from conftest import missing
+from chromium import NAMES, Tab, tab
+from programs import program
 from serving import Server
 
 OPERATIONS = {
@@ -32,10 +32,7 @@ STATUS = ".live-responses-table .response .response-col_status"
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    found = program()
-    if found is None:
-        missing("chromium")
-    return found or ""
+    return program(*NAMES)
 
 
 async def shown(page: Tab, selector: str) -> str:
