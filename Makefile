@@ -28,7 +28,7 @@ serve: $(INSTALLED)
 	$(BIN)/magenta-bento serve --port $(PORT) $(if $(TLS),--tls)
 
 test: $(VENV)/.installed-dev check
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -72,13 +72,15 @@ class Shelved(BaseModel):
 
 
 def _get(path: str, api: str) -> Route:
-    """GET for an API of BentoML's, which only ever routes POST."""
+    """GET, but not HEAD, for an API of BentoML's, which only ever routes POST."""
 
     async def serve(request: Request) -> Response:
         answer: Response = await getattr(bentoml.get_current_service(), api).local(request=request)
         return answer
 
-    return Route(path, serve, methods=["GET"])
+    route = Route(path, serve, methods=["GET"])
+    route.methods = {"GET"}  # the head of music can't be had without the music
+    return route
 
 
 def _runtime() -> Runtime:
@@ -124,6 +126,7 @@ class MagentaBento:
         self._maker = Maker(self.runtime)
         process.before_sigterm(lambda: threading.Thread(target=self.runtime.shut_down).start())
         process.end_with_supervisor()
+        process.favour_the_device()
         leave_deaf_clients(STALL_S)
 
     async def __is_ready__(self) -> bool:

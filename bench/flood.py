@@ -267,8 +267,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5_000, help="of each flood, at least")
     parser.add_argument("--chunk-ms", type=int, default=40)
     parser.add_argument("--lead-ms", type=int, default=120)
+    parser.add_argument("--unpaced", action="store_true", help="without REFUSALS_PER_SECOND")
     options = parser.parse_args()
-    settings = {"ENABLE_AUTH": "true", "API_KEYS": f"one:{KEY}"}
+    settings = {"ENABLE_AUTH": "true", "API_KEYS": f"one:{KEY}", "MAX_STREAMS": "0"}
+    settings |= {"REFUSALS_PER_SECOND": "0"} if options.unpaced else {}
     with TemporaryDirectory() as folder, serving(Path(folder), **settings) as server:
         phases = asyncio.run(rounds(server, options))
     _report(phases, options)

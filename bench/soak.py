@@ -44,6 +44,7 @@ from tests.serving import Server, serving
 VISITORS = 24
 KEYS = [f"key-of-the-soak-number-{i}" for i in range(6)]
 SETTINGS = {
+    "MAX_STREAMS": "0",
     "ENABLE_AUTH": "true",
     "API_KEYS": ",".join(f"k{i}:{key}" for i, key in enumerate(KEYS)),
     # High, and not off: counting is a part of what may leak. A minute's log is soon full.

@@ -188,6 +188,12 @@ class Settings(BaseModel):
         le=10_000,
         description="Requests and live connections of one client at once; 0 for any number.",
     )
+    refusals_per_second: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="How fast requests are refused: the next ones wait up to 1 s; 0 for at once.",
+    )
     rate_limit_storage: Store = Field(
         SecretStr(IN_MEMORY),
         description="Where limits are counted: in this process, or at a `redis://…` that several"

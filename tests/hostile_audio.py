@@ -155,8 +155,12 @@ _COMMENTS = ogg_page(0, 0, 1, b"\x03vorbis" + bytes(60_000))
 HOSTILE: dict[str, Callable[[Path], bytes]] = {
     "flac: a long silence": _long_flac,
     "flac: eight channels at 384 kHz": _wide_flac,
-    "vorbis: a long silence": lambda f: _silence(f, "-c:a", "libvorbis", "-f", "ogg"),
-    "opus: a long silence": lambda f: _silence(f, "-c:a", "libopus", "-f", "ogg"),
+    "vorbis: a long silence": lambda f: _silence(
+        f, "-c:a", "libvorbis", "-f", "ogg", rate_hz=8_000, channels=1
+    ),
+    "opus: a long silence": lambda f: _silence(
+        f, "-c:a", "libopus", "-f", "ogg", rate_hz=8_000, channels=1
+    ),
     "mp3: a long silence": lambda f: _silence(
         f, "-c:a", "libmp3lame", "-b:a", "8k", "-f", "mp3", rate_hz=8_000, channels=1
     ),

@@ -668,6 +668,15 @@ def test_another_method(server: Server, route: str, method: str) -> None:
     refused(requests.request(method, f"{server.url}{route}", timeout=30), status=405)
 
 
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("route", ["/stream/text", "/stream/blend"])
+def test_other_methods_of_a_route_with_two(server: Server, route: str, method: str) -> None:
+    query = {"prompt": "funk", "duration": 0}
+    answer = requests.request(method, f"{server.url}{route}", params=query, timeout=30)
+    assert answer.status_code == 405
+    assert answer.headers["Allow"] == "GET, POST"
+
+
 @pytest.mark.parametrize("route", ["/health", "/docs", "/redoc", "/docs.json"])
 def test_posting_to_a_page(server: Server, route: str) -> None:
     refused(post(server, route), status=405)

@@ -31,6 +31,7 @@ WRONG = {
     "rate_limit_per_hour": ["-1", "1000001", "1.5", "many"],
     "rate_limit_audio_seconds_per_hour": ["-1", "10000001", "1.5", "nan"],
     "max_concurrent_per_client": ["-1", "10001", "1.5", "x"],
+    "refusals_per_second": ["-1", "100001", "1.5", "x"],
     "rate_limit_on_store_failure": ["ask", "OPEN"],
     "trusted_proxies": ["localhost", "*", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80"],
     "cors_origins": ["app.example", "https://app.example/", "https://app.example/page", "https://"],
@@ -66,6 +67,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "rate_limit_per_hour": {"0": 0, "5000": 5000},
     "rate_limit_audio_seconds_per_hour": {"0": 0, "600": 600},
     "max_concurrent_per_client": {"0": 0, "4": 4},
+    "refusals_per_second": {"0": 0, "20": 20},
     "rate_limit_storage": {
         url: SecretStr(url)
         for url in (

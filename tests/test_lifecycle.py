@@ -98,7 +98,7 @@ def test_music_is_cut_when_the_grace_period_ends(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with serving(tmp_path, MAX_STREAMS="1") as server:
         workers = psutil.Process(server.process.pid).children(recursive=True)
         worker = next(w for w in workers if "_bentoml_impl.worker" in " ".join(w.cmdline()))
         worker.kill()

@@ -28,10 +28,7 @@ LIMIT_S = 900
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
-pytestmark = [
-    pytest.mark.timeout(LIMIT_S + 300),
-    pytest.mark.skipif("EXHAUSTIVE" not in os.environ, reason="long: EXHAUSTIVE=1 make test"),
-]
+pytestmark = pytest.mark.timeout(LIMIT_S + 300)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +39,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         MAGENTA_MODEL="demo",
         ENABLE_AUTH="true",
         API_KEYS=f"fuzz:{KEY}",
+        MAX_STREAMS="4",
         MAX_DURATION="0.12",
         MAX_STREAM_DURATION="0.12",
         MAX_CONCURRENT_PER_CLIENT="0",
         RATE_LIMIT_PER_MINUTE="0",
         RATE_LIMIT_PER_HOUR="0",
+        REFUSALS_PER_SECOND="0",
     ) as running:
         yield running
 

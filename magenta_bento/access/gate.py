@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.access.limits import Limits
+from magenta_bento.access.pace import Pace
 from magenta_bento.access.places import Places
 from magenta_bento.access.store import Store
 from magenta_bento.config import Settings
@@ -35,12 +36,14 @@ class Gate:
       store: Where limits are counted.
       limits: How often, and how much.
       places: How many at once.
+      pace: How fast the others are refused.
     """
 
     keys: KeyRing | None
     store: Store
     limits: Limits
     places: Places
+    pace: Pace
 
     @classmethod
     def of(cls, settings: Settings, metrics: Metrics) -> Gate:
@@ -51,6 +54,7 @@ class Gate:
             store=store,
             limits=Limits(settings, store, metrics),
             places=Places(settings.max_concurrent_per_client, metrics),
+            pace=Pace(settings.refusals_per_second),
         )
 
     async def refuses_all(self) -> bool:

@@ -65,8 +65,7 @@ class Store:
                 return None
             self._ask_next = now + RETRY_S  # others don't wait for this question's answer
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                answer = await question
+            answer = await _in_time(question)
         except (redis.exceptions.RedisError, StorageError, OSError) as error:
             # An OSError is a TimeoutError too. The message may name the host, not the password.
             self._ask_next = time.monotonic() + RETRY_S
@@ -85,6 +84,26 @@ class Store:
             log.log(logging.INFO if up else logging.ERROR, "the store of the limits: %s", why)
             self._metrics.limit_store_up.set(1 if up else 0)
         self.up = up
+
+
+async def _in_time(question: Coroutine[Any, Any, T]) -> T:
+    """The answer, if it comes within ``PATIENCE_S``.
+
+    Not by ``asyncio.timeout``, which waits for what it cancels: with all connections in use,
+    redis-py 8 now and then swallows a cancellation and goes on until its own timeouts.
+
+    Raises:
+      TimeoutError: It does not.
+    """
+    asking = asyncio.ensure_future(question)
+    asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else looks
+    try:
+        done, _ = await asyncio.wait([asking], timeout=PATIENCE_S)
+    finally:
+        asking.cancel()
+    if not done:
+        raise TimeoutError(f"no answer in {PATIENCE_S:g} s")
+    return asking.result()
 
 
 def _redis(url: str) -> RedisStorage:

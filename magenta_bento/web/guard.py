@@ -61,6 +61,7 @@ class Guard:
                     held.enter_context(runtime.gate.places.taken(visit.client.id))
                     held.enter_context(self._progress.of(visit))
             except ServiceError as error:
+                await runtime.gate.pace.wait()
                 # Starlette answers a WebSocket with it before the upgrade.
                 await error_response(error)(scope, receive, send)
                 return

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magenta_bento.errors import ServiceError
 from magenta_bento.web.responses import error_response
+from magenta_bento.web.routing import BY_QUERY
 
 log = logging.getLogger("magenta_bento")
 
@@ -65,7 +66,10 @@ async def _send_instead(scope: Scope, start: Message, receive: Receive, send: Se
     phrase = _PHRASES.get(start["status"], "error")  # 499, for one, is no standard's
     told = f"{scope['method']} {scope['path']}: {phrase}"
     body = {"error": told, "type": phrase.replace(" ", "_"), "detail": []}
-    response = JSONResponse(body, status_code=start["status"], headers=_kept(start))
+    headers = _kept(start)
+    if start["status"] == HTTPStatus.METHOD_NOT_ALLOWED and scope["path"] in BY_QUERY:
+        headers["allow"] = "GET, POST"  # each of the two routers knows of one
+    response = JSONResponse(body, status_code=start["status"], headers=headers)
     await response(scope, receive, send)
 
 

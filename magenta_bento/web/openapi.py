@@ -17,11 +17,10 @@ from magenta_bento import __version__
 from magenta_bento.config import Settings
 from magenta_bento.web import openapi_answers as answers
 from magenta_bento.web import openapi_fields as fields
-from magenta_bento.web.routing import METRICS, REQUESTS
+from magenta_bento.web.routing import BY_QUERY, METRICS, REQUESTS
 
 _TAGS = {"generate": "Generate", "stream": "Stream", "embed": "Embed", "prompts": "Embed"}
 _SERVER = "Server"
-_ALSO_GET = ("/stream/text", "/stream/blend")
 _DESCRIPTION = """Music from Google's Magenta RealTime 2: from text, from audio, or from a blend of
 both.
 
@@ -118,7 +117,7 @@ def _api(
             },
         }
     }
-    if path in _ALSO_GET:
+    if path in BY_QUERY:
         methods["get"] = {
             **told,
             "operationId": f"{post['x-bentoml-name']}_by_query",

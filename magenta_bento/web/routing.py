@@ -37,6 +37,7 @@ OPEN = (
     "/schema.json",
     "/ws/jam/schema.json",
 )
+BY_QUERY = ("/stream/text", "/stream/blend")  # GET too, for players that only take an address
 METRICS = "/metrics"
 REQUESTS = "/requests/{request_id}"
 _KNOWN = {*COSTLY, *OPEN, METRICS}

@@ -14,8 +14,8 @@ OFFLINE = 24  # three times the slots: the others wait in the queue
 SECONDS = 6
 
 
-async def generate(client: httpx.AsyncClient, server: Server) -> None:
-    body = {"prompt": "work in the background", "duration": 30, "format": "wav"}
+async def generate(client: httpx.AsyncClient, server: Server, seconds: float) -> None:
+    body = {"prompt": "work in the background", "duration": seconds, "format": "wav"}
     answer = await client.post(f"{server.url}/generate/text", json=body)
     assert answer.status_code == 200
 
@@ -29,7 +29,7 @@ async def test_a_live_stream_does_not_run_dry_beside_a_full_offline_queue(server
             await live.send(json.dumps(start))
             await live.recv()
             for _ in range(OFFLINE):
-                offline.create_task(generate(client, server))
+                offline.create_task(generate(client, server, 30))
             heard_s, stats = 0.0, {}
             while heard_s < SECONDS:
                 message = await live.recv()
@@ -47,7 +47,7 @@ async def test_a_live_stream_waits_before_offline_ones(server: Server) -> None:
     start = {"type": "start", "prompts": [{"text": "funk"}]}
     async with httpx.AsyncClient(timeout=200) as client, asyncio.TaskGroup() as offline:
         for _ in range(OFFLINE):
-            offline.create_task(generate(client, server))
+            offline.create_task(generate(client, server, 10))
         while (await client.get(f"{server.url}/health")).json()["streams"]["waiting"] == 0:
             pass
         async with websockets.connect(address, max_size=None) as live:
