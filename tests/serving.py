@@ -83,20 +83,22 @@ def serving(
     command: Sequence[str] = SERVE,
     cwd: Path = REPOSITORY,
     certificate: Path | None = None,
+    port: int | None = None,
     healthy: bool = True,
     **settings: str,
 ) -> Iterator[Server]:
-    """Starts a server on a free port and ends it afterwards.
+    """Starts a server and ends it afterwards.
 
     Args:
       folder: For its log and temporary files.
       command: What starts it; a port is added.
       cwd: Where.
       certificate: The one it will serve TLS with, if it does.
+      port: A free one if None.
       healthy: Wait until it is.
       **settings: Environment variables.
     """
-    port = free_port()
+    port = port or free_port()
     temp = folder / "tmp"
     temp.mkdir(exist_ok=True)
     log = folder / "server.log"

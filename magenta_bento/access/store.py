@@ -26,6 +26,7 @@ from magenta_bento.metrics import Metrics
 log = logging.getLogger("magenta_bento")
 
 PATIENCE_S = 1.0
+PARTS = 4
 RETRY_S = 2.0
 KEY_PREFIX = "magenta-bento"
 # A question takes about a millisecond; more of them wait for a connection, within their patience.
@@ -98,12 +99,14 @@ async def _in_time(question: Coroutine[Any, Any, T]) -> T:
     asking = asyncio.ensure_future(question)
     asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody else looks
     try:
-        done, _ = await asyncio.wait([asking], timeout=PATIENCE_S)
+        # In parts, for this process may stand still itself, while the answer lies at its socket.
+        for _ in range(PARTS):
+            done, _ = await asyncio.wait([asking], timeout=PATIENCE_S / PARTS)
+            if done:
+                return asking.result()
     finally:
         asking.cancel()
-    if not done:
-        raise TimeoutError(f"no answer in {PATIENCE_S:g} s")
-    return asking.result()
+    raise TimeoutError(f"no answer in {PATIENCE_S:g} s")
 
 
 def _redis(url: str) -> RedisStorage:
@@ -111,9 +114,10 @@ def _redis(url: str) -> RedisStorage:
         pool = BlockingConnectionPool.from_url(
             url.replace("redis+unix://", "unix://", 1),
             max_connections=CONNECTIONS,
-            timeout=PATIENCE_S,
-            socket_timeout=PATIENCE_S,
-            socket_connect_timeout=PATIENCE_S,
+            # Nets under our own patience.
+            timeout=2 * PATIENCE_S,
+            socket_timeout=2 * PATIENCE_S,
+            socket_connect_timeout=2 * PATIENCE_S,
             # Once, as a connection may have been closed while nobody used it.
             retry=Retry(NoBackoff(), 1),
         )
