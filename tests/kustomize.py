@@ -17,9 +17,9 @@ import yaml
 Object = dict[str, Any]
 
 FILE = "kustomization.yaml"
-KNOWN = {"apiVersion", "kind", "namespace", "resources", "components", "configMapGenerator"} | {
-    "patches",
-    "images",
+KNOWN = {
+    *("apiVersion", "kind", "namespace", "resources", "components"),
+    *("configMapGenerator", "patches", "images"),
 }
 # By which key two lists of a strategic merge are matched; lists of other names are replaced.
 MERGE_KEYS = {

@@ -247,7 +247,9 @@ def test_every_port_is_one_that_is_served() -> None:
 
 
 def test_servers_may_reach_redis_where_it_listens() -> None:
-    host, port = re.fullmatch(r"redis://([a-z-]+):(\d+)/\d+", CONFIG["RATE_LIMIT_STORAGE"]).groups()  # type: ignore[union-attr]
+    found = re.fullmatch(r"redis://([a-z-]+):(\d+)/\d+", CONFIG["RATE_LIMIT_STORAGE"])
+    assert found
+    host, port = found[1], found[2]
     (listening,) = one("Service", host)["spec"]["ports"]
     assert listening["port"] == int(port)
     (pod,) = labels_of(PODS, one("Service", host)["spec"]["selector"])
@@ -434,19 +436,21 @@ def test_a_pod_may_do_little(pod: Object) -> None:
     assert {volume["name"] for volume in spec["volumes"]} <= mounted
 
 
+def writable(container: Object) -> set[str]:
+    return {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")}
+
+
 def test_the_server_is_bentomls_user_and_can_write_where_it_has_to() -> None:
     context = SERVER_POD["securityContext"]
     assert {context[k] for k in ("runAsUser", "runAsGroup", "fsGroup")} == {BENTO_UID_GID}
-    writable = {m["mountPath"] for m in SERVER["volumeMounts"] if not m.get("readOnly")}
-    assert writable == {CONFIG["COMPILE_CACHE"], "/tmp"}
     (init,) = SERVER_POD["initContainers"]
-    assert CONFIG["MAGENTA_HOME"] in {
-        m["mountPath"] for m in init["volumeMounts"] if not m.get("readOnly")
-    }
-    for container in (SERVER, init):
-        homes = {e["value"] for e in container["env"] if e["name"].endswith("HOME")}
-        assert all(home.startswith("/tmp") for home in homes)
-        assert homes
+    assert writable(SERVER) == {CONFIG["COMPILE_CACHE"], "/tmp"}
+    assert writable(init) == {CONFIG["MAGENTA_HOME"], "/tmp"}
+    assert CONFIG["MAGENTA_HOME"] in {m["mountPath"] for m in SERVER["volumeMounts"]}
+    for container, wanted in ((SERVER, {"HOME", "BENTOML_HOME"}), (init, {"HOME"})):
+        homes = {e["name"]: e["value"] for e in container["env"] if e["name"].endswith("HOME")}
+        assert homes.keys() == wanted
+        assert all(Path(home).is_relative_to("/tmp") for home in homes.values())
     volumes = {volume["name"]: volume for volume in SERVER_POD["volumes"]}
     assert "emptyDir" in volumes["tmp"]
     claim = one("PersistentVolumeClaim", volumes["models"]["persistentVolumeClaim"]["claimName"])
