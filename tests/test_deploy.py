@@ -291,6 +291,30 @@ def test_secrets_are_those_that_the_examples_make() -> None:
     assert CONFIG["PUBLIC_URL"] == f"https://{tls['hosts'][0]}"
 
 
+def test_maps_that_pods_read_are_made() -> None:
+    """Kubectl would leave a name that it does not know as it is, and the pod would wait for it."""
+    maps = {item["metadata"]["name"] for item in all_of("ConfigMap")}
+    read = {
+        source["configMapRef"]["name"]
+        for container in kustomize.containers(RENDERED)
+        for source in container.get("envFrom", [])
+    }
+    volumes = [volume for pod in PODS for volume in pod["spec"]["volumes"]]
+    assert read | {v["configMap"]["name"] for v in volumes if "configMap" in v} == maps
+
+
+def test_a_client_finds_back_to_its_server() -> None:
+    """The controller takes this from a Service alone, and the rest from an Ingress."""
+    annotations = one("Service")["metadata"]["annotations"]
+    assert annotations.keys() == {"haproxy.org/cookie-persistence"}
+    assert f"`{annotations['haproxy.org/cookie-persistence']}`" in README
+    assert one("Ingress")["metadata"]["annotations"].keys() == {
+        "haproxy.org/ssl-redirect",
+        "haproxy.org/load-balance",
+        "haproxy.org/timeout-server",
+    }
+
+
 def test_the_example_keys_are_keys() -> None:
     (keys,) = (s["stringData"]["keys"] for s in SECRETS if "keys" in s["stringData"])
     entries = [line for line in keys.splitlines() if not line.startswith("#")]
