@@ -182,6 +182,13 @@ def test_the_example_uses_everything() -> None:
     assert parts <= kustomize.files_named(EXAMPLE)
 
 
+def test_everything_is_in_the_namespace_that_is_made() -> None:
+    (namespace,) = (item["metadata"]["name"] for item in all_of("Namespace"))
+    others = [item for item in RENDERED if item["kind"] != "Namespace"]
+    assert {item["metadata"]["namespace"] for item in others} == {namespace}
+    assert set(re.findall(r"-n ([a-z-]+)", README)) == {namespace, "monitoring"}
+
+
 @pytest.mark.parametrize("folder", [BASE, EXAMPLE], ids=lambda folder: folder.name)
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl: optional on any machine")
 def test_kubectl_renders_the_same(folder: Path) -> None:
