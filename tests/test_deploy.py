@@ -11,6 +11,7 @@ import copy
 import fnmatch
 import importlib.util
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -774,8 +775,8 @@ def test_bentocloud_takes_the_deployment() -> None:
     )
     timeout = re.search(r"^NO_TIMEOUT_S = ([\d *]+)", (REPOSITORY / "service.py").read_text(), re.M)
     assert timeout
-    numbers = [int(number) for number in timeout[1].split("*")]
-    assert service["config_overrides"]["traffic"]["timeout"] == numbers[0] * numbers[1] * numbers[2]
+    no_timeout_s = math.prod(map(int, timeout[1].split("*")))
+    assert service["config_overrides"]["traffic"]["timeout"] == no_timeout_s
 
 
 # The page.
