@@ -1,4 +1,4 @@
-"""The ``magenta-bento`` command: settings, models, serve.
+"""The ``magenta-bento`` command: settings, models, plan, serve.
 
 Exit codes: 0 for success, 1 for a failure that one sentence on stderr explains, 2 for a command
 line that can't be understood.
@@ -9,17 +9,22 @@ only ``models verify`` starts JAX.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from magenta_bento import __version__
 from magenta_bento.config import Described, Settings, describe
 from magenta_bento.errors import MagentaBentoError, WeightsError
+from magenta_bento.planning import options
 from magenta_bento.weights import catalog
+
+if TYPE_CHECKING:
+    from magenta_bento.planning.gpus import Gpu
 
 
 class _Commands(click.Group):
@@ -108,6 +113,93 @@ def verify_model(name: str) -> None:
             f"{name} has {count} problem{'s' if count > 1 else ''}. {catalog.remedy(name)}"
         )
     click.echo(f"{name} is as it should be: {report.parameters:,} parameters")
+
+
+@main.command()
+@click.option("--gpu", type=options.gpu, help="l4, a100-40, a100-80 or h200: of each server …")
+@click.option("--model", type=click.Choice(catalog.TRAINED), help="… and what it plays; or else:")
+@click.option(
+    "--measured-frame-ms",
+    type=options.Finite(min=0, max=10_000, min_open=True),
+    help="Time of a frame that you have measured with all --slots taken.",
+)
+@click.option("--slots", type=click.IntRange(1, 1024), help="MAX_STREAMS.  [default: the GPU's]")
+@click.option(
+    "--arrivals", type=options.rate, default="0/s", help="Pieces asked for: 2/s, 120/min, 9/h."
+)
+@click.option(
+    "--seconds",
+    type=options.Finite(min=0, max=3_600, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Length of a piece.",
+)
+@click.option("--live", type=click.IntRange(0, 100_000), default=0, help="Live sessions at once.")
+@click.option(
+    "--wait",
+    type=options.Finite(min=0, max=3_600),
+    default=5.0,
+    show_default=True,
+    help="Longest wait for a slot, seconds …",
+)
+@click.option(
+    "--quantile",
+    type=options.Finite(min=0, max=1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="… of this share of all pieces.",
+)
+@click.option(
+    "--utilisation",
+    type=options.Finite(min=0, max=1, min_open=True, max_open=True),
+    default=0.8,
+    show_default=True,
+    help="Largest share of a server's speed to be used.",
+)
+@click.option("--frames-per-step", type=click.IntRange(1, 50), default=5, show_default=True)
+@click.option("--max-queue", type=click.IntRange(1, 10_000), default=64, show_default=True)
+@click.option(
+    "--price-per-hour",
+    type=options.Finite(min=0, max=1e6),
+    help="Of one server, in any currency.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def plan(
+    gpu: Gpu | None,
+    model: str | None,
+    measured_frame_ms: float | None,
+    slots: int | None,
+    arrivals: float,
+    seconds: float,
+    live: int,
+    wait: float,
+    quantile: float,
+    utilisation: float,
+    frames_per_step: int,
+    max_queue: int,
+    price_per_hour: float | None,
+    as_json: bool,
+) -> None:
+    """How many servers a demand needs, and what binds: docs/capacity.md."""
+    from magenta_bento.planning.case import Case, device
+    from magenta_bento.planning.fleet import Demand, Target, Unplannable
+    from magenta_bento.planning.report import Report
+
+    try:
+        report = Report(
+            Case(
+                device=device(gpu, model, measured_frame_ms, slots),
+                frames_per_step=frames_per_step,
+                queue_bound=max_queue,
+                demand=Demand(arrivals, seconds, live),
+                target=Target(wait, quantile, utilisation),
+                price_per_hour=price_per_hour,
+            )
+        )
+        text = json.dumps(report.as_json, indent=2) if as_json else report.text(_table)
+    except Unplannable as why:
+        raise click.UsageError(str(why)) from None
+    click.echo(text)
 
 
 @main.command()

@@ -19,6 +19,7 @@ ORDER = [
     {"style", "conditioning"},
     {"model"},
     {"engine"},
+    {"planning"},
     {"prompting"},
     {"runtime"},
     {"live"},

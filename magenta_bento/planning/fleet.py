@@ -1,0 +1,185 @@
+"""How many servers a demand needs.
+
+Each server has slots, a queue of its own, and a share of the arrivals that a load balancer
+draws at random, which keeps them random. Live sessions are spread evenly and hold a slot for
+as long as they are open; the other slots make the pieces.
+
+Invariant: a fleet that is returned meets its target, and one server fewer would not.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+from magenta_bento.audio.formats import frames_for
+from magenta_bento.engine.spec import FRAME_S, WARM_UP_FRAMES
+from magenta_bento.planning.queueing import Station
+
+MOST_SERVERS = 10_000
+
+
+class Unplannable(ValueError):
+    """No fleet can do what is asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server: a device and its slots.
+
+    Attributes:
+      frame_s: Seconds of a frame while 1, 2, … all slots are taken.
+      frames_per_step: Its ``FRAMES_PER_STEP``.
+    """
+
+    frame_s: tuple[float, ...]
+    frames_per_step: int
+
+    @property
+    def slots(self) -> int:
+        return len(self.frame_s)
+
+    def held_frames(self, music_s: float) -> int:
+        """For how many frames of its batch a piece keeps its slot.
+
+        Whole steps, the silent first frame included; and one step more, since a slot falls free
+        when the audio of its last step has been fetched, and by then the next step is under way.
+        """
+        steps = math.ceil((frames_for(music_s) + WARM_UP_FRAMES) / self.frames_per_step) + 1
+        return steps * self.frames_per_step
+
+    def hold_s(self, music_s: float, playing: int) -> float:
+        """Seconds that a piece keeps its slot while so many slots are taken."""
+        return self.held_frames(music_s) * self.frame_s[playing - 1]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the whole fleet is asked for.
+
+    Attributes:
+      arrivals_per_s: Pieces that are asked for, offline.
+      music_s: Length of a piece, seconds of music.
+      live: Live sessions that are open at once.
+    """
+
+    arrivals_per_s: float
+    music_s: float
+    live: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What has to hold.
+
+    Attributes:
+      wait_s: The longest wait for a slot …
+      quantile: … of this share of all pieces.
+      utilisation: The largest share of a server's speed that is used.
+    """
+
+    wait_s: float
+    quantile: float
+    utilisation: float
+
+
+class Bound(StrEnum):
+    """What one server fewer would break."""
+
+    NOTHING = "nothing"
+    LIVE = "live"
+    UTILISATION = "utilisation"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """So many servers under a demand.
+
+    Attributes:
+      servers: How many.
+      server: Each of them.
+      demand: On all of them together.
+    """
+
+    servers: int
+    server: Server
+    demand: Demand
+
+    @property
+    def live_slots(self) -> int:
+        """Slots of the fullest server that live sessions hold."""
+        return math.ceil(self.demand.live / self.servers)
+
+    @property
+    def piece_slots(self) -> int:
+        """Slots of that server that are left for pieces."""
+        return self.server.slots - self.live_slots
+
+    @cached_property
+    def station(self) -> Station:
+        """The queue of that server.
+
+        Raises:
+          Unplannable: Live sessions leave no slot.
+        """
+        if self.piece_slots < 1:
+            raise Unplannable(f"{self.live_slots} live sessions leave no slot for pieces")
+        rates = [
+            playing / self.server.hold_s(self.demand.music_s, self.live_slots + playing)
+            for playing in range(1, self.piece_slots + 1)
+        ]
+        return Station(self.demand.arrivals_per_s / self.servers, rates)
+
+    @property
+    def offered_erlangs(self) -> float:
+        """Arrivals times the time that a piece holds its slot when all slots are taken."""
+        full_s = self.server.hold_s(self.demand.music_s, self.server.slots)
+        return self.demand.arrivals_per_s * full_s
+
+    def breaks(self, target: Target) -> Bound:
+        """The first thing that does not hold; ``NOTHING`` if all does."""
+        if self.live_slots + (1 if self.demand.arrivals_per_s else 0) > self.server.slots:
+            return Bound.LIVE
+        if not self.demand.arrivals_per_s:
+            return Bound.NOTHING
+        if self.station.utilisation > target.utilisation:
+            return Bound.UTILISATION
+        if self.station.wait_quantile_s(target.quantile) > target.wait_s:
+            return Bound.WAIT
+        return Bound.NOTHING
+
+
+def smallest(server: Server, demand: Demand, target: Target) -> Fleet:
+    """The fewest servers that meet the target.
+
+    Raises:
+      Unplannable: Nothing is asked for, a full batch is too slow for live sessions, or not
+        even ``MOST_SERVERS`` are enough.
+    """
+    if not demand.arrivals_per_s and not demand.live:
+        raise Unplannable("nothing is asked for: give --arrivals, --live or both")
+    if demand.live and server.frame_s[-1] > FRAME_S:
+        raise Unplannable(
+            f"live sessions need a frame in {FRAME_S * 1e3:g} ms or less, and with all"
+            f" {server.slots} slots taken it takes {server.frame_s[-1] * 1e3:.1f} ms"
+        )
+
+    def enough(servers: int) -> bool:
+        return Fleet(servers, server, demand).breaks(target) is Bound.NOTHING
+
+    counts = range(1, MOST_SERVERS + 1)
+    found = bisect.bisect_left(counts, True, key=enough)
+    if found == len(counts):
+        raise Unplannable(f"not even {MOST_SERVERS:,} servers are enough")
+    return Fleet(counts[found], server, demand)
+
+
+def binds(fleet: Fleet, target: Target) -> Bound:
+    """Why there is not one server fewer; ``NOTHING`` for a single one."""
+    if fleet.servers == 1:
+        return Bound.NOTHING
+    return Fleet(fleet.servers - 1, fleet.server, fleet.demand).breaks(target)
