@@ -24,6 +24,7 @@ from magenta_bento.planning import options
 from magenta_bento.weights import catalog
 
 if TYPE_CHECKING:
+    from magenta_bento.planning.case import Computed, Measured
     from magenta_bento.planning.gpus import Gpu
 
 
@@ -181,25 +182,21 @@ def plan(
     as_json: bool,
 ) -> None:
     """How many servers a demand needs, and what binds: docs/capacity.md."""
-    from magenta_bento.planning.case import Case, device
-    from magenta_bento.planning.fleet import Demand, Target, Unplannable
+    from magenta_bento.planning.case import Case
+    from magenta_bento.planning.fleet import Demand, Target
     from magenta_bento.planning.report import Report
 
-    try:
-        report = Report(
-            Case(
-                device=device(gpu, model, measured_frame_ms, slots),
-                frames_per_step=frames_per_step,
-                queue_bound=max_queue,
-                demand=Demand(arrivals, seconds, live),
-                target=Target(wait, quantile, utilisation),
-                price_per_hour=price_per_hour,
-            )
+    report = Report(
+        Case(
+            device=_device(gpu, model, measured_frame_ms, slots),
+            frames_per_step=frames_per_step,
+            queue_bound=max_queue,
+            demand=Demand(arrivals, seconds, live),
+            target=Target(wait, quantile, utilisation),
+            price_per_hour=price_per_hour,
         )
-        text = json.dumps(report.as_json, indent=2) if as_json else report.text(_table)
-    except Unplannable as why:
-        raise click.UsageError(str(why)) from None
-    click.echo(text)
+    )
+    click.echo(json.dumps(report.as_json, indent=2) if as_json else report.text(_table))
 
 
 @main.command()
@@ -225,6 +222,28 @@ def serve(port: int, host: str | None, tls: bool) -> None:
     sys.stdout.flush()
     # Replaced, not wrapped: signals and the exit code are BentoML's own.
     os.execvp(sys.executable, command)  # noqa: S606  # no shell: a list, and our own python
+
+
+def _device(
+    gpu: Gpu | None, model: str | None, measured_frame_ms: float | None, slots: int | None
+) -> Computed | Measured:
+    """What each server runs on.
+
+    Raises:
+      UsageError: None is named, two, or half of one.
+    """
+    from magenta_bento.planning.case import Computed, Measured
+    from magenta_bento.planning.workload import WORKLOADS
+
+    if measured_frame_ms is not None:
+        if gpu is not None or model is not None:
+            raise click.UsageError("--measured-frame-ms takes the place of --gpu and --model")
+        if slots is None:
+            raise click.UsageError("--measured-frame-ms needs --slots, with which it was measured")
+        return Measured(measured_frame_ms / 1e3, slots)
+    if gpu is None or model is None:
+        raise click.UsageError("give --gpu and --model, or --measured-frame-ms and --slots")
+    return Computed(gpu, WORKLOADS[model], slots)
 
 
 def _certified(current: Settings, port: int) -> list[str]:

@@ -3,6 +3,7 @@
     MagentaBentoError
     ├── ConfigError              a setting is wrong: the process does not start
     ├── WeightsError             a model's files are missing, damaged or of another shape
+    ├── Unplannable              no fleet can do what ``magenta-bento plan`` is asked for
     └── ServiceError             reaches a client (HTTP status, WebSocket close code)
         ├── InvalidInput         400   the request says something we can't do
         ├── UndecodableAudio     400   an upload that is not audio we can read
@@ -43,6 +44,10 @@ class ConfigError(MagentaBentoError):
 
 class WeightsError(MagentaBentoError):
     """A model's files can't be used. The message says which and how to mend it."""
+
+
+class Unplannable(MagentaBentoError):
+    """No fleet can do what is asked. The message says why."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from magenta_bento.errors import Unplannable
 from magenta_bento.planning import roofline
-from magenta_bento.planning.fleet import Demand, Fleet, Server, Target, Unplannable, smallest
+from magenta_bento.planning.fleet import Demand, Fleet, Server, Target, smallest
 from magenta_bento.planning.gpus import GPUS, Gpu
 from magenta_bento.planning.workload import WORKLOADS, Workload
 
@@ -72,25 +73,6 @@ class Measured:
 
     def __str__(self) -> str:
         return f"{self.slots} slots as measured"
-
-
-def device(
-    gpu: Gpu | None, model: str | None, measured_frame_ms: float | None, slots: int | None
-) -> Computed | Measured:
-    """The device that the command line names.
-
-    Raises:
-      Unplannable: It names none, two, or half of one.
-    """
-    if measured_frame_ms is not None:
-        if gpu is not None or model is not None:
-            raise Unplannable("--measured-frame-ms takes the place of --gpu and --model")
-        if slots is None:
-            raise Unplannable("--measured-frame-ms needs --slots, with which it was measured")
-        return Measured(measured_frame_ms / 1e3, slots)
-    if gpu is None or model is None:
-        raise Unplannable("give --gpu and --model, or --measured-frame-ms and --slots")
-    return Computed(gpu, WORKLOADS[model], slots)
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,10 @@ from functools import cached_property
 
 from magenta_bento.audio.formats import frames_for
 from magenta_bento.engine.spec import FRAME_S, WARM_UP_FRAMES
+from magenta_bento.errors import Unplannable
 from magenta_bento.planning.queueing import Station
 
 MOST_SERVERS = 10_000
-
-
-class Unplannable(ValueError):
-    """No fleet can do what is asked; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from magenta_bento.errors import Unplannable
 from magenta_bento.planning import roofline
 from magenta_bento.planning.case import Case, Computed, alternatives
-from magenta_bento.planning.fleet import Bound, Fleet, Unplannable, binds
+from magenta_bento.planning.fleet import Bound, Fleet, binds
 
 HOURS_PER_MONTH = 730  # a year's twelfth
 SECONDS_PER_HOUR = 3_600

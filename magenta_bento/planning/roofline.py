@@ -41,8 +41,8 @@ class Efficiency:
     kernel_s: float
 
 
-# Long copies reach nine tenths of the bandwidth, but these kernels read a few MB each and are
-# over before the memory is busy. At most 256 rows, and convolutions of 64 to 256 channels,
+# Long copies reach nine tenths of the bandwidth, but most of these kernels read a few MB and
+# are over before the memory is busy. At most 256 rows, and convolutions of 64 to 256 channels,
 # leave most of a tensor core's tile empty. A launch costs 4 to 6 us, and less from a CUDA graph.
 EXPECTED = Efficiency(bandwidth=0.7, compute=0.35, kernel_s=5e-6)
 CEILING = Efficiency(bandwidth=1.0, compute=1.0, kernel_s=0.0)
