@@ -24,7 +24,7 @@ class Computed:
     Attributes:
       gpu: Which.
       work: The model that it plays.
-      slots: ``MAX_STREAMS``; None for what the roofline recommends.
+      slots: ``MAX_STREAMS``; None for as many as the server would take.
     """
 
     gpu: Gpu
@@ -125,5 +125,5 @@ def alternatives(case: Case) -> Iterator[tuple[str, Case]]:
             yield f"FRAMES_PER_STEP={frames}", replace(case, frames_per_step=frames)
     target = case.target
     yield "twice the wait", replace(case, target=replace(target, wait_s=2 * target.wait_s))
-    half_idle = replace(target, utilisation=(1 + target.utilisation) / 2)
-    yield f"{half_idle.utilisation:.0%} busy allowed", replace(case, target=half_idle)
+    busier = replace(target, utilisation=(1 + target.utilisation) / 2)
+    yield f"{busier.utilisation:.0%} busy allowed", replace(case, target=busier)
