@@ -637,15 +637,15 @@ def test_the_page_explains_the_cpus_figures() -> None:
 
 SLOTS = 2
 OFFERED = 0.6  # of the measured speed
-PIECES = 160
-MEAN_FRAMES = 40
+PIECES = 80
+MEAN_FRAMES = 30
 TRIES = 4
 STEADY_ENOUGH = (0.45, 0.75)  # offered over the speed that turned out
 STEADY_HALVES = 1.25  # the slower half's frame over the other's
 FACTOR = 2.0
-# 160 random arrivals wait half to one and a half times as long as endlessly many would. This
+# So few random arrivals wait half to one and a half times as long as endlessly many would. This
 # draw is one whose simulation is near the expectation, so that the server is tested, not luck.
-SEED = 2
+SEED = 35
 
 
 @dataclass(frozen=True)
@@ -746,10 +746,10 @@ def make_piece(server: Server, frames: int) -> None:
 
 
 def frame_seconds(server: Server) -> float:
-    """With all slots taken and nothing else to do."""
+    """With all slots taken by pieces like those that will be offered."""
     before = Tally.of(server)
     with ThreadPoolExecutor(SLOTS) as clients:
-        list(clients.map(lambda _: make_piece(server, 500), range(SLOTS)))
+        list(clients.map(lambda _: make_piece(server, MEAN_FRAMES), range(10 * SLOTS)))
     return Tally.of(server).frame_since(before)
 
 
@@ -780,10 +780,12 @@ def offer(server: Server, draw: Draw, frame_s: float) -> Offered:
     )
 
 
-def test_the_draw_is_no_lucky_one() -> None:
+@pytest.mark.parametrize("utilisation", [STEADY_ENOUGH[0], OFFERED, STEADY_ENOUGH[1]])
+def test_the_draw_is_no_lucky_one(utilisation: float) -> None:
     draw = Draw.of(SEED)
-    station = delay_system(PIECES / sum(draw.gaps), statistics.fmean(draw.held), SLOTS)
-    waits = waits_at(SLOTS, draw.gaps, draw.held)
+    gaps = [gap * OFFERED / utilisation for gap in draw.gaps]
+    station = delay_system(PIECES / sum(gaps), statistics.fmean(draw.held), SLOTS)
+    waits = waits_at(SLOTS, gaps, draw.held)
     assert statistics.fmean(waits) == pytest.approx(station.mean_wait_s, rel=0.1)
 
 
@@ -796,7 +798,6 @@ def test_a_servers_waits_are_those_predicted(tmp_path: Path) -> None:
         for _ in range(TRIES):
             offered = offer(server, Draw.of(SEED), frame_s)
             frame_s = offered.frame_s
-            print(offered, f"utilisation {offered.utilisation:.2f}")
             if offered.steady:  # else once more, at the new speed
                 break
         else:
