@@ -12,7 +12,7 @@ PORT ?= 3000
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-SOURCES := magenta_bento service.py tests bench tools
+SOURCES := magenta_bento service.py tests bench tools deploy
 
 ifdef CUDA
 RUNTIME := requirements-cuda.txt
