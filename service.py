@@ -46,6 +46,7 @@ from magenta_bento.web.requests import (
 )
 from magenta_bento.web.streaming import STALL_S
 from magenta_bento.weights.catalog import choose
+from magenta_bento.weights.packed import to_take_along
 
 SETTINGS = Settings.from_env()
 NO_TIMEOUT_S = 7 * 24 * 3600  # for those in front who read it; web.untimed takes it out here
@@ -104,6 +105,8 @@ PAGES = pages.make_app(
 
 @bentoml.service(
     name="magenta-bento",
+    # For a distribution that it knows BentoML adds a compiler and git; all packages are wheels.
+    image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro="none"),
     traffic={"timeout": NO_TIMEOUT_S},
     # BentoML would count by path, whatever path a client makes up, without a bound.
     metrics={"enabled": False},
@@ -112,6 +115,9 @@ PAGES = pages.make_app(
 @bentoml.asgi_app(PAGES, path="/")
 class MagentaBento:
     """Music from text, from audio, or from a blend of both."""
+
+    if _PACKED := to_take_along(SETTINGS.magenta_model):
+        packed = _PACKED
 
     def __init__(self) -> None:
         self.settings = SETTINGS

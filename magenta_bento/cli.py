@@ -95,6 +95,16 @@ def download_model(name: str) -> None:
     click.echo(f"{name} is complete: {files.size_bytes / 1e6:,.1f} MB")
 
 
+@models.command("pack")
+@click.argument("name", type=click.Choice(catalog.TRAINED))
+def pack_model(name: str) -> None:
+    """Copy a model into BentoML's store, for Bentos that are to hold it."""
+    from magenta_bento.weights.packed import pack
+
+    tag = pack(catalog.locate(name, Settings.from_env()), say=click.echo)
+    click.echo(f"packed as {tag}; take it along with: MAGENTA_MODEL={name} bentoml build")
+
+
 @models.command("verify")
 @click.argument("name", type=click.Choice(catalog.NAMES))
 def verify_model(name: str) -> None:

@@ -6,7 +6,8 @@ serve both::
     $MAGENTA_HOME/magenta-rt-v2/checkpoints/<name>.safetensors
     $MAGENTA_HOME/magenta-rt-v2/resources/musiccoca/*
 
-The demo lies in this package, in the same layout.
+The demo lies in this package, in the same layout, and so does in BentoML's model store what was
+packed for a Bento (``weights/packed.py``).
 
 Invariant: a model is only ever chosen when each of its files is there and whole.
 """
@@ -37,6 +38,8 @@ MUSICCOCA_FILES = (
     "mapper.tflite",
 )
 
+PACKED_PREFIX = "magenta-"  # of names in BentoML's model store
+
 _CHECKPOINTS = Path("checkpoints")
 _MUSICCOCA = Path("resources") / "musiccoca"
 _DEMO_ROOT = Path(__file__).parent / DEMO
@@ -62,6 +65,12 @@ class ModelFiles:
     @property
     def all(self) -> tuple[Path, ...]:
         return (self.checkpoint, *(self.musiccoca_dir / name for name in MUSICCOCA_FILES))
+
+    @property
+    def by_place(self) -> Mapping[Path, Path]:
+        """Each file, by its place in upstream's layout."""
+        styles = {_MUSICCOCA / name: self.musiccoca_dir / name for name in MUSICCOCA_FILES}
+        return {_CHECKPOINTS / f"{self.name}.safetensors": self.checkpoint, **styles}
 
     @property
     def size_bytes(self) -> int:
@@ -94,7 +103,7 @@ def fault_of(path: Path) -> str | None:
 
 
 def locate(name: str, settings: Settings) -> ModelFiles:
-    """Where a model's files are, or would be.
+    """Where a model's files are, or would be: in ``MAGENTA_HOME``, else packed.
 
     Raises:
       WeightsError: There is no model of that name.
@@ -103,6 +112,17 @@ def locate(name: str, settings: Settings) -> ModelFiles:
         raise WeightsError(f"there is no model {name!r}; there are {', '.join(NAMES)}")
     root = _root(name, settings)
     return ModelFiles(name, root / _CHECKPOINTS / f"{name}.safetensors", root / _MUSICCOCA)
+
+
+def packed_root(name: str) -> Path | None:
+    """Where the model lies that was packed last under this name; None if none was."""
+    import bentoml
+    from bentoml.exceptions import NotFound
+
+    try:
+        return Path(bentoml.models.get(f"{PACKED_PREFIX}{name}:latest").path)
+    except NotFound:
+        return None
 
 
 def home(settings: Settings) -> Path:
@@ -136,7 +156,12 @@ def remedy(name: str) -> str:
 
 
 def _root(name: str, settings: Settings) -> Path:
-    return _DEMO_ROOT if name == DEMO else home(settings)
+    if name == DEMO:
+        return _DEMO_ROOT
+    root = home(settings)
+    if (root / _CHECKPOINTS / f"{name}.safetensors").exists():
+        return root
+    return packed_root(name) or root
 
 
 def _whole_safetensors(path: Path, _head: bytes) -> str | None:

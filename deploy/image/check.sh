@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Builds the image for real, runs it, calls it from outside, stops it: without Docker.
+#
+#     sudo deploy/image/check.sh            # Debian 12 or newer; a few minutes, 4 GB of disk
+#
+# The image is BentoML's own, made by `bentoml containerize`, but for two things: its packages are
+# those for a CPU, and its base is made here with debootstrap, so that no registry of images is
+# needed. VENV names the virtual environment with BentoML in it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+BENTOML=$(realpath "${VENV:-.venv}")/bin/bentoml
+PORT=${PORT:-3210}
+NAME=magenta-bento-check
+BASE=docker.io/library/python:3.11-slim-bookworm # as service.py names it
+CERTIFICATES=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+# In a container or a small virtual machine there is neither overlayfs nor a user namespace.
+export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+
+work=$(mktemp -d)
+export BENTOML_HOME=$work/bentoml
+export TMPDIR=$work/tmp
+mkdir -p "$BENTOML_HOME" "$TMPDIR"
+storage=(--root "$work/storage" --runroot "$work/run")
+buildah() { command buildah "${storage[@]}" "$@"; }
+finish() {
+    [[ -z ${server:-} ]] || kill -KILL "$server" 2>/dev/null || true
+    buildah rm --all >/dev/null 2>&1 || true
+    rm -rf "$work"
+}
+trap finish EXIT
+say() { printf '\n== %s\n' "$*"; }
+
+missing=()
+for program in buildah debootstrap curl; do
+    command -v "$program" >/dev/null || missing+=("$program")
+done
+if ((${#missing[@]})); then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+say "a base image from Debian's packages"
+debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
+    bookworm "$work/debian" >"$work/debootstrap.log"
+rm -rf "$work"/debian/usr/lib/python3*/EXTERNALLY-MANAGED "$work"/debian/var/cache/apt/archives/*.deb
+ln -s python3 "$work/debian/usr/bin/python"
+cp "$CERTIFICATES" "$work/debian/etc/ssl/certs/ca-certificates.crt"
+base=$(buildah from scratch)
+buildah add --quiet "$base" "$work/debian" / >/dev/null
+buildah config --env SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt --env UV_NATIVE_TLS=1 "$base"
+buildah commit --quiet --rm "$base" "$BASE" >/dev/null
+rm -rf "$work/debian"
+
+say "bentoml build, with the packages for a CPU"
+sed "s#requirements-cuda.txt#requirements.txt#" bentofile.yaml >bentofile.cpu.yaml
+trap 'rm -f bentofile.cpu.yaml; finish' EXIT
+"$BENTOML" build --bentofile bentofile.cpu.yaml --version check --output tag
+
+say "bentoml containerize"
+# BentoML calls `buildah` by its name, without our storage.
+mkdir "$work/bin"
+printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v -p buildah || type -P buildah)" "${storage[*]}" >"$work/bin/buildah"
+chmod +x "$work/bin/buildah"
+began=$SECONDS
+PATH="$work/bin:$PATH" "$BENTOML" containerize magenta-bento:check --backend buildah \
+    --opt network=host --opt pull-never --image-tag "$NAME" >"$work/containerize.log" 2>&1 ||
+    { tail -40 "$work/containerize.log"; exit 1; }
+echo "took $((SECONDS - began)) s"
+
+say "its layers"
+buildah push --quiet "$NAME" "oci:$work/oci:latest"
+python3 deploy/image/layers.py "$work/oci"
+
+say "it serves, as its own user"
+container=$(buildah from --pull-never "$NAME")
+buildah run --network host "$container" -- \
+    /home/bentoml/bento/env/docker/entrypoint.sh serve --port "$PORT" >"$work/server.log" 2>&1 &
+server=$!
+for _ in $(seq 240); do
+    curl --silent --fail "localhost:$PORT/health" >/dev/null && break
+    kill -0 "$server" || { cat "$work/server.log"; exit 1; }
+    sleep 1
+done
+curl --silent --fail-with-body "localhost:$PORT/health"
+echo
+worker=$(pgrep --full "_bentoml_impl.worker.*$NAME|_bentoml_impl.worker" | head -1)
+echo "user of the worker: $(stat --format %u "/proc/$worker")"
+[[ $(stat --format %u "/proc/$worker") == 1034 ]]
+
+say "music comes out"
+for format in wav mp3 ogg; do
+    curl --silent --fail-with-body "localhost:$PORT/generate/text" \
+        --form prompt="disco funk" --form duration=2 --form format=$format --output "$work/music.$format"
+    "$(dirname "$BENTOML")/python" -c "
+import sys, soundfile
+samples, rate = soundfile.read(sys.argv[1])
+print(sys.argv[1].rpartition('.')[2], rate, samples.shape, f'peak {abs(samples).max():.2f}')
+assert rate == 48_000 and samples.shape[1] == 2 and abs(samples).max() > 0.01
+assert abs(len(samples) / rate - 2) < 0.1
+" "$work/music.$format"
+done
+# An upload goes through ffmpeg, which is a package of Python's here.
+"$(dirname "$BENTOML")/python" -c "
+import sys, imageio_ffmpeg, subprocess
+subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), '-v', 'error', '-i', sys.argv[1], sys.argv[2]], check=True)
+" "$work/music.wav" "$work/music.m4a"
+curl --silent --fail-with-body "localhost:$PORT/generate/audio" \
+    --form "audio_file=@$work/music.m4a" --form duration=1 --output "$work/again.mp3"
+echo "an M4A was taken as a prompt: $(stat --format %s "$work/again.mp3") bytes of MP3"
+
+say "SIGTERM ends it"
+supervisor=$(ps -o ppid= -p "$worker" | tr -d ' ')
+kill -TERM "$supervisor"
+wait "$server" && status=0 || status=$?
+server=
+echo "exit code $status"
+((status == 0))
