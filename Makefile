@@ -5,10 +5,13 @@
 # make test             set everything up; check format, lint and types; run all tests
 # make check            the checks of `make test` that need no tests
 # make bench            the benchmarks that need no GPU
+# make bento            a Bento with the demo; MODEL=mrt2_small takes that model along
+# make image            an image of it; BACKEND=podman, buildah, … instead of Docker
 # make audit            known weaknesses of the pinned packages; needs a network
 
 VENV ?= .venv
 PORT ?= 3000
+BACKEND ?= docker
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -22,7 +25,7 @@ RUNTIME := requirements.txt
 INSTALLED := $(VENV)/.installed
 endif
 
-.PHONY: serve test check format bench audit clean
+.PHONY: serve test check format bench bento image audit clean
 
 serve: $(INSTALLED)
 	$(BIN)/magenta-bento serve --port $(PORT) $(if $(TLS),--tls)
@@ -43,6 +46,13 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.engine
 	$(BIN)/python -m bench.server
 	$(BIN)/python -m bench.live
+
+bento: $(INSTALLED)
+	$(if $(MODEL),$(BIN)/magenta-bento models pack $(MODEL))
+	$(if $(MODEL),MAGENTA_MODEL=$(MODEL)) $(BIN)/bentoml build
+
+image: bento
+	$(BIN)/bentoml containerize magenta-bento:latest --backend $(BACKEND)
 
 audit: $(VENV)/.installed-dev
 	timeout 120 $(BIN)/pip-audit --requirement requirements.txt --no-deps --disable-pip --progress-spinner off

@@ -75,7 +75,7 @@ python3 deploy/image/layers.py "$work/oci"
 say "it serves, as its own user"
 container=$(buildah from --pull-never "$NAME")
 buildah run --network host "$container" -- \
-    /home/bentoml/bento/env/docker/entrypoint.sh serve --port "$PORT" >"$work/server.log" 2>&1 &
+    sh -c "exec \$BENTO_PATH/env/docker/entrypoint.sh serve --port $PORT" >"$work/server.log" 2>&1 &
 server=$!
 for _ in $(seq 240); do
     curl --silent --fail "localhost:$PORT/health" >/dev/null && break
