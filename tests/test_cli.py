@@ -152,12 +152,19 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("command", [["settings"], ["models", "list"], ["--help"]])
-def test_quick_commands_import_nothing_slow(command: list[str]) -> None:
+def test_quick_commands_import_nothing_slow(command: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from magenta_bento.cli import main\n"
         f"main({command!r}, standalone_mode=False)\n"
         "sys.exit(bool({'jax', 'magenta_rt', 'bentoml', 'huggingface_hub'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

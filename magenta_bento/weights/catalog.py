@@ -14,6 +14,8 @@ Invariant: a model is only ever chosen when each of its files is there and whole
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +118,9 @@ def locate(name: str, settings: Settings) -> ModelFiles:
 
 def packed_root(name: str) -> Path | None:
     """Where the model lies that was packed last under this name; None if none was."""
+    if "bentoml" not in sys.modules and not _bentoml_models().is_dir():
+        return None  # without the second that it takes to import BentoML
+
     import bentoml
     from bentoml.exceptions import NotFound
 
@@ -146,6 +151,11 @@ def choose(settings: Settings) -> ModelFiles:
     root = _root(name, settings)
     shown = ", ".join(f"{path.relative_to(root)} ({fault})" for path, fault in faults.items())
     raise WeightsError(f"{name} can't be served from {root}: {shown}. {remedy(name)}")
+
+
+def _bentoml_models() -> Path:
+    """BentoML's store outside of a Bento, as BentoML itself finds it."""
+    return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
 
 
 def remedy(name: str) -> str:
