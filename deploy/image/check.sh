@@ -33,7 +33,7 @@ say() { printf '\n== %s\n' "$*"; }
 
 missing=()
 for program in buildah debootstrap curl; do
-    command -v "$program" >/dev/null || missing+=("$program")
+    type -P "$program" >/dev/null || missing+=("$program")
 done
 if ((${#missing[@]})); then
     apt-get update -qq
@@ -60,11 +60,11 @@ trap 'rm -f bentofile.cpu.yaml; finish' EXIT
 say "bentoml containerize"
 # BentoML calls `buildah` by its name, without our storage.
 mkdir "$work/bin"
-printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v -p buildah || type -P buildah)" "${storage[*]}" >"$work/bin/buildah"
+printf '#!/bin/sh\nexec %s %s "$@"\n' "$(type -P buildah)" "${storage[*]}" >"$work/bin/buildah"
 chmod +x "$work/bin/buildah"
 began=$SECONDS
 PATH="$work/bin:$PATH" "$BENTOML" containerize magenta-bento:check --backend buildah \
-    --opt network=host --opt pull-never --image-tag "$NAME" >"$work/containerize.log" 2>&1 ||
+    --opt network=host --opt pull-never --opt layers --image-tag "$NAME" >"$work/containerize.log" 2>&1 ||
     { tail -40 "$work/containerize.log"; exit 1; }
 echo "took $((SECONDS - began)) s"
 
@@ -84,9 +84,8 @@ for _ in $(seq 240); do
 done
 curl --silent --fail-with-body "localhost:$PORT/health"
 echo
-worker=$(pgrep --full "_bentoml_impl.worker.*$NAME|_bentoml_impl.worker" | head -1)
-echo "user of the worker: $(stat --format %u "/proc/$worker")"
-[[ $(stat --format %u "/proc/$worker") == 1034 ]]
+worker=$(pgrep --uid 1034 --full _bentoml_impl.worker) # no such process, no success
+echo "user 1034 runs the worker, process $worker"
 
 say "music comes out"
 for format in wav mp3 ogg; do

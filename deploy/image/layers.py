@@ -26,7 +26,8 @@ def main(layout: Path) -> None:
     ]
     print("| Unpacked, MB | To download, MB | Made by |\n|---|---|---|")
     for command, (unpacked, packed) in zip(made_by, sizes, strict=True):
-        print(f"| {unpacked / 1e6:,.1f} | {packed / 1e6:,.1f} | {command[:COMMAND_CHARS]} |")
+        told = command.rpartition("/bin/sh -c ")[2].removeprefix("#(nop) ")[:COMMAND_CHARS]
+        print(f"| {unpacked / 1e6:,.1f} | {packed / 1e6:,.1f} | {told} |")
     unpacked, packed = (sum(column) for column in zip(*sizes, strict=True))
     print(f"| {unpacked / 1e6:,.1f} | {packed / 1e6:,.1f} | all |")
 
