@@ -29,7 +29,7 @@ ADDRESS = "http://localhost:3000"
 TIMEOUT_S = 120
 AUDIO = (".mp3", ".wav", ".flac", ".ogg")
 # Variables that are not settings: make's, Hugging Face's, the shell's.
-OTHER_VARIABLES = {"PORT", "CUDA", "TLS", "HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE"}
+OTHER_VARIABLES = {"PORT", "CUDA", "TLS", "MODEL", "HF_TOKEN", "HF_ENDPOINT", "SSL_CERT_FILE"}
 OTHER_VARIABLES |= {"OTEL_EXPORTER_OTLP_ENDPOINT", "TMPDIR", "BENTOML_CONTAINERIZED"}
 # Words that look like variables and are none.
 NOT_VARIABLES = {"README", "CHANGELOG", "LICENSE", "NOTICE", "POST", "DEBUG", "INFO"}
