@@ -139,6 +139,7 @@ async def test_a_limit_holds_across_all(fleet: Fleet) -> None:
 
 
 async def test_a_request_is_found_through_the_balancer(fleet: Fleet) -> None:
+    await asyncio.to_thread(until_all_take_part, fleet)
     body = {"prompt": "funk", "duration": 20, "format": "wav"}
     ids = [f"piece-{number}" for number in range(REPLICAS)]
     async with client("jobs") as asking, asyncio.TaskGroup() as making:
