@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import httpx
-import numpy as np
 import uvicorn
 from fake_model import FakeModel, Rig, rig, until
+from fake_prompter import FakePrompter
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -43,22 +43,6 @@ from magenta_bento.weights.catalog import locate
 SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
 LIMIT_S = 30.0
 UNLIMITED = {"rate_limit_per_minute": 0, "rate_limit_per_hour": 0}
-
-
-class FakePrompter:
-    """A style is the length of its text, or of its file."""
-
-    async def text(self, text: str) -> Any:
-        return np.full(768, len(text), np.float32)
-
-    async def audio(self, file: BinaryIO, field: str) -> Any:
-        return np.full(768, len(file.read()), np.float32)
-
-    async def tokens(self, embedding: Any) -> Any:
-        return np.full(12, round(float(embedding[0])), np.int32)
-
-    async def each_tokens(self, embeddings: list[Any]) -> list[Any]:
-        return [await self.tokens(embedding) for embedding in embeddings]
 
 
 class Front:

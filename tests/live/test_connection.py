@@ -21,6 +21,7 @@ import pytest
 import uvicorn
 import websockets
 from fake_model import FakeModel, Rig, rig, until
+from fake_prompter import FakePrompter
 from jam_client import START, JamClient, jam_at
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -39,19 +40,6 @@ from magenta_bento.web.recording import Recorder
 SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
 STALL_S = 1.0
 LYRIA = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateMusic"
-
-
-class FakePrompter:
-    """A style is the length of its text."""
-
-    async def text(self, text: str) -> Any:
-        return np.full(768, len(text), np.float32)
-
-    async def tokens(self, embedding: Any) -> Any:
-        return np.full(12, round(float(embedding[0])), np.int32)
-
-    async def each_tokens(self, embeddings: list[Any]) -> list[Any]:
-        return [await self.tokens(embedding) for embedding in embeddings]
 
 
 class FakeRuntime:
