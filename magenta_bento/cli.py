@@ -214,8 +214,11 @@ def plan(
 @click.option("--host", default=None, help="Address to listen on.  [default: BentoML's]")
 @click.option("--tls", is_flag=True, help="Serve TLS with a certificate made for this machine.")
 def serve(port: int, host: str | None, tls: bool) -> None:
-    """Check the settings and the model's files, then serve."""
+    """Check the settings, the keys and the model's files, then serve."""
+    from magenta_bento.access.gate import key_ring
+
     current = Settings.from_env()
+    key_ring(current)  # wrong keys are told here, not by a worker's log
     files = catalog.choose(current)
     click.echo(f"serving {files.name} from {files.checkpoint}")
     if files.name == catalog.DEMO:

@@ -151,6 +151,17 @@ def test_version() -> None:
     assert __version__ in run("--version").output
 
 
+def test_serve_tells_of_a_file_without_keys_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("# none yet\n")
+    monkeypatch.setenv("ENABLE_AUTH", "true")
+    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
+    shown = run("serve")
+    assert shown.exit_code == 1
+    assert shown.output == "Error: ENABLE_AUTH: API_KEYS and API_KEYS_FILE hold no key\n"
+
+
 @pytest.mark.parametrize("command", [["settings"], ["models", "list"], ["--help"]])
 def test_quick_commands_import_nothing_slow(command: list[str], tmp_path: Path) -> None:
     code = (
