@@ -639,13 +639,11 @@ SLOTS = 2
 OFFERED = 0.6  # of the measured speed
 PIECES = 80
 MEAN_FRAMES = 30
-TRIES = 3
-STEADY_ENOUGH = (0.45, 0.75)  # offered over the speed that turned out
-STEADY_HALVES = 1.25  # the slower half's frame over the other's
-FACTOR = 2.0
 # So few random arrivals wait half to one and a half times as long as endlessly many would. This
 # draw is one whose simulation is near the expectation, so that the server is tested, not luck.
 SEED = 35
+FACTOR = 1.4  # between the waits measured and those simulated
+HOLD_FACTOR = 1.6  # between a typical piece's seconds in its slot and those reckoned
 
 
 @dataclass(frozen=True)
@@ -664,74 +662,37 @@ class Draw:
     def of(cls, seed: int) -> Draw:
         draw = random.Random(seed)
         frames = [max(1, round(draw.expovariate(1 / MEAN_FRAMES))) for _ in range(PIECES)]
-        mean_gap = statistics.fmean(map(cls._held, frames)) / (OFFERED * SLOTS)
+        mean_gap = statistics.fmean(map(held_frames, frames)) / (OFFERED * SLOTS)
         return cls(frames, [draw.expovariate(1 / mean_gap) for _ in range(PIECES)])
 
     @property
     def held(self) -> list[int]:
         """For how many frames each piece keeps its slot."""
-        return [self._held(frames) for frames in self.frames]
-
-    @staticmethod
-    def _held(frames: int) -> int:
-        return planned.Server((1.0,), frames_per_step=1).held_frames(frames * FRAME_S)
+        return list(map(held_frames, self.frames))
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Sums and counts of two histograms."""
-
-    wait_s: float
-    waits: float
-    frame_s: float
-    steps: float
-
-    def frame_since(self, before: Tally) -> float:
-        """Seconds of a frame, on average."""
-        return (self.frame_s - before.frame_s) / (self.steps - before.steps)
-
-    @classmethod
-    def of(cls, server: Server) -> Tally:
-        text = requests.get(f"{server.url}/metrics", timeout=10).text
-        value: dict[str, float] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                value[sample.name] = value.get(sample.name, 0.0) + sample.value
-        names, kinds = ("queue_wait_seconds", "step_frame_seconds"), ("sum", "count")
-        return cls(*(value[f"magenta_bento_{n}_{k}"] for n in names for k in kinds))
+def held_frames(frames: int) -> int:
+    return planned.Server((1.0,), frames_per_step=1).held_frames(frames * FRAME_S)
 
 
 @dataclass(frozen=True)
-class Offered:
-    """What came of a draw at a server.
+class Visit:
+    """What became of one piece, all in seconds.
 
     Attributes:
-      arrivals_per_s: That there were.
-      hold_s: For how long a piece kept its slot on average, at the speed of that stretch.
-      frame_s: That speed.
-      halves_s: The speed while the first half of the pieces came, and since.
-      mean_wait_s: Measured.
+      came_s: When it was asked for, since the first.
+      waited_s: For a slot.
+      held_s: In the slot.
+      reckoned_s: In the slot, at the speed that was measured before.
     """
 
-    arrivals_per_s: float
-    hold_s: float
-    frame_s: float
-    halves_s: tuple[float, float]
-    mean_wait_s: float
-
-    @property
-    def utilisation(self) -> float:
-        return self.arrivals_per_s * self.hold_s / SLOTS
-
-    @property
-    def steady(self) -> bool:
-        """Whether the machine held its speed, which the reckoning takes for granted."""
-        low, high = STEADY_ENOUGH
-        halves = max(self.halves_s) / min(self.halves_s)
-        return low <= self.utilisation <= high and halves <= STEADY_HALVES
+    came_s: float
+    waited_s: float
+    held_s: float
+    reckoned_s: float
 
 
-def make_piece(server: Server, frames: int) -> None:
+def make_piece(server: Server, frames: int, name: str) -> None:
     answer = requests.post(
         f"{server.url}/generate/text",
         data={
@@ -740,6 +701,7 @@ def make_piece(server: Server, frames: int) -> None:
             "format": "wav",
             "seed": "1",
         },
+        headers={"X-Request-ID": name},
         timeout=120,
     )
     assert answer.status_code == 200, answer.text
@@ -747,66 +709,93 @@ def make_piece(server: Server, frames: int) -> None:
 
 def frame_seconds(server: Server) -> float:
     """With all slots taken by pieces like those that will be offered."""
-    before = Tally.of(server)
     with ThreadPoolExecutor(SLOTS) as clients:
-        list(clients.map(lambda _: make_piece(server, MEAN_FRAMES), range(10 * SLOTS)))
-    return Tally.of(server).frame_since(before)
+        names = [f"before-{number}" for number in range(10 * SLOTS)]
+        list(clients.map(lambda name: make_piece(server, MEAN_FRAMES, name), names))
+    return mean_of(server, "step_frame_seconds")
 
 
-def offer(server: Server, draw: Draw, frame_s: float) -> Offered:
+def mean_of(server: Server, histogram: str) -> float:
+    """The mean of all that one of the server's histograms has seen."""
+    text = requests.get(f"{server.url}/metrics", timeout=10).text
+    value: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            value[sample.name] = value.get(sample.name, 0.0) + sample.value
+    name = f"magenta_bento_{histogram}"
+    return value[f"{name}_sum"] / value[f"{name}_count"]
+
+
+def offer(server: Server, draw: Draw, frame_s: float) -> list[Visit]:
     """Has a draw made, at the load it is meant to be if a frame takes so long."""
-    before = Tally.of(server)
+    came_s: list[float] = []
     with ThreadPoolExecutor(PIECES) as clients:
         made = []
         started = due = time.monotonic()
         for gap, frames in zip(draw.gaps, draw.frames, strict=True):
-            if len(made) == PIECES // 2:
-                half = Tally.of(server)
             due += gap * frame_s
             time.sleep(max(0.0, due - time.monotonic()))
-            made.append(clients.submit(make_piece, server, frames))
-        took_s = time.monotonic() - started
+            name = f"piece-{len(came_s)}"
+            came_s.append(time.monotonic() - started)
+            made.append(clients.submit(make_piece, server, frames, name))
         for piece in made:
             piece.result()
-    after = Tally.of(server)
-    assert after.waits - before.waits == PIECES
-    now_s = after.frame_since(before)
-    return Offered(
-        arrivals_per_s=PIECES / took_s,
-        hold_s=statistics.fmean(draw.held) * now_s,
-        frame_s=now_s,
-        halves_s=(half.frame_since(before), after.frame_since(half)),
-        mean_wait_s=(after.wait_s - before.wait_s) / PIECES,
-    )
+    told = access_lines(server, "piece-", PIECES)
+    return [
+        Visit(came, told[f"piece-{number}"]["queue_seconds"], held_s, held * frame_s)
+        for number, (came, held) in enumerate(zip(came_s, draw.held, strict=True))
+        # The slot falls free one frame after the last one has been made: see Server.held_frames.
+        for held_s in [told[f"piece-{number}"]["generation_seconds"] + frame_s]
+    ]
 
 
-@pytest.mark.parametrize("utilisation", [STEADY_ENOUGH[0], OFFERED, STEADY_ENOUGH[1]])
-def test_the_draw_is_no_lucky_one(utilisation: float) -> None:
-    draw = Draw.of(SEED)
-    gaps = [gap * OFFERED / utilisation for gap in draw.gaps]
-    station = delay_system(PIECES / sum(gaps), statistics.fmean(draw.held), SLOTS)
-    waits = waits_at(SLOTS, gaps, draw.held)
-    assert statistics.fmean(waits) == pytest.approx(station.mean_wait_s, rel=0.1)
+def access_lines(server: Server, prefix: str, count: int) -> dict[str, dict[str, float]]:
+    """The access lines of requests whose name begins so, once there are so many."""
+    deadline = time.monotonic() + 30
+    while True:
+        lines = (json.loads(line) for line in server.lines() if line.startswith("{"))
+        told = {
+            line["request_id"]: line
+            for line in lines
+            if "queue_seconds" in line and line["request_id"].startswith(prefix)
+        }
+        if len(told) == count:
+            return told
+        assert time.monotonic() < deadline, f"{len(told)} access lines of {count}"
+        time.sleep(0.05)
 
 
-@pytest.mark.timeout(600)  # several tries on a machine that others use
+def test_the_draw_is_no_lucky_one() -> None:
+    for utilisation in (0.45, OFFERED, 0.75):
+        draw = Draw.of(SEED)
+        gaps = [gap * OFFERED / utilisation for gap in draw.gaps]
+        station = delay_system(PIECES / sum(gaps), statistics.fmean(draw.held), SLOTS)
+        waits = waits_at(SLOTS, gaps, draw.held)
+        assert statistics.fmean(waits) == pytest.approx(station.mean_wait_s, rel=0.1)
+
+
 def test_a_servers_waits_are_those_predicted(tmp_path: Path) -> None:
+    """The draw waits as Erlang says (above), and the server makes it wait as the draw does.
+
+    What each piece took is measured, and the simulation takes it from there: so it does not
+    matter that a shared machine changes its speed, or stands still for a moment.
+    """
     # One batch size: a frame then takes as long with one slot taken as with two.
     settings = {"MAX_STREAMS": f"{SLOTS}", "DETERMINISTIC": "true", "FRAMES_PER_STEP": "1"}
-    with serving(tmp_path, MAGENTA_MODEL="demo", **settings) as server:
-        frame_s = frame_seconds(server)
-        for _ in range(TRIES):
-            offered = offer(server, Draw.of(SEED), frame_s)
-            frame_s = offered.frame_s
-            if offered.steady:  # else once more, at the new speed
-                break
-        else:
-            pytest.skip(f"in {TRIES} tries this machine never held its speed: {offered}")
+    with serving(tmp_path, MAGENTA_MODEL="demo", LOG_FORMAT="json", **settings) as server:
+        visits = offer(server, Draw.of(SEED), frame_seconds(server))
 
-    def ratio(load: float = 1.0, slots: int = SLOTS) -> float:
-        station = delay_system(load * offered.arrivals_per_s, offered.hold_s, slots)
-        return offered.mean_wait_s / station.mean_wait_s
+    held_s = [visit.held_s for visit in visits]
+    slower = statistics.median(visit.held_s / visit.reckoned_s for visit in visits)
+    assert 1 / HOLD_FACTOR < slower < HOLD_FACTOR
 
-    assert 1 / FACTOR < ratio() < FACTOR, offered
-    for wrong in (ratio(load=0.5), ratio(slots=1), ratio(slots=3)):
-        assert not 1 / FACTOR < wrong < FACTOR, offered
+    came_s = [visit.came_s for visit in visits]
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise([0.0, *came_s])]
+    measured_s = statistics.fmean(visit.waited_s for visit in visits)
+
+    def ratio(slots: int = SLOTS) -> float:
+        return measured_s / statistics.fmean(waits_at(slots, gaps_s, held_s))
+
+    assert 1 / FACTOR < ratio() < FACTOR, visits
+    for wrong in (ratio(slots=1), ratio(slots=3)):
+        assert not 1 / FACTOR < wrong < FACTOR, visits
