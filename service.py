@@ -107,6 +107,8 @@ PAGES = pages.make_app(
     name="magenta-bento",
     # For a distribution that it knows BentoML adds a compiler and git; all packages are wheels.
     image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro="none"),
+    # What BentoCloud starts it on. Where there is no GPU BentoML goes on without a word.
+    resources={"gpu": 1, "gpu_type": "nvidia-l4"},
     traffic={"timeout": NO_TIMEOUT_S},
     # BentoML would count by path, whatever path a client makes up, without a bound.
     metrics={"enabled": False},

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 import soundfile
+import yaml
 from serving import REPOSITORY, Server, serving
 
 from magenta_bento import __version__
@@ -104,6 +105,12 @@ def test_it_names_its_packages_and_not_this_machine(built: Built) -> None:
             data = path.read_bytes()
             assert str(REPOSITORY).encode() not in data, path
             assert INDEX not in data, path
+
+
+def test_it_asks_for_an_l4_and_for_time(built: Built) -> None:
+    (service,) = yaml.safe_load((built.folder / "bento.yaml").read_text())["services"]
+    assert service["config"]["resources"] == {"gpu": 1, "gpu_type": "nvidia-l4"}
+    assert service["config"]["traffic"]["timeout"] >= 24 * 3600
 
 
 def test_its_description_is_readme(built: Built) -> None:
