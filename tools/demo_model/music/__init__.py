@@ -1,0 +1,1 @@
+"""Procedural music for training the demo: sound, labels and captions, all from a seed."""
