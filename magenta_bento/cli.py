@@ -223,7 +223,7 @@ def serve(port: int, host: str | None, tls: bool) -> None:
     click.echo(f"serving {files.name} from {files.checkpoint}")
     if files.name == catalog.DEMO:
         click.echo(
-            "the demo makes noise, not music; for music: magenta-bento models download mrt2_small"
+            "the demo is a toy; for Magenta's music: magenta-bento models download mrt2_small"
         )
     command = [sys.executable, "-m", "bentoml", "serve", "service:MagentaBento"]
     command += ["--port", str(port)]

@@ -29,7 +29,7 @@ from magenta_bento.weights.catalog import DEMO, ModelFiles
 log = logging.getLogger("magenta_bento")
 
 LOADING_RETRY_AFTER_S = 5
-DEMO_NOTE = "an untrained demo model, not Magenta's music"
+DEMO_NOTE = "a tiny demo model, not Magenta's music"
 
 
 class ServerPhase(StrEnum):

@@ -93,7 +93,7 @@ def test_list_fails_when_the_named_model_cant_be_served(monkeypatch: pytest.Monk
 def test_verify_the_demo() -> None:
     shown = run("models", "verify", "demo")
     assert shown.exit_code == 0, shown.output
-    assert shown.stdout == "demo is as it should be: 1,813,034 parameters\n"
+    assert shown.stdout == "demo is as it should be: 4,827,094 parameters\n"
 
 
 def test_verify_lists_problems_and_the_remedy(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The demo that ships: the right shapes, a working MusicCoCa, audible and reproducible."""
+"""The demo that ships: the right shapes, a working MusicCoCa, played as upstream plays it.
+
+What its music is like, tests/test_demo_meaning.py asks; how it is made, tests/test_demo_*.py.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,10 @@ from magenta_rt.musiccoca import MusicCoCa
 from bench.stock import stock_system
 from magenta_bento.model.architecture import ARCHITECTURES
 from tools.demo_model import build, checkpoint, listen
-from tools.demo_model import musiccoca as models
 
 RESOURCES = build.HOME / "resources" / "musiccoca"
 CHECKPOINT = build.HOME / "checkpoints" / ARCHITECTURES["demo"].checkpoint_name
-LARGEST_BYTES = 9_000_000
+LARGEST_BYTES = 25_000_000
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +59,6 @@ def test_it_is_small_enough_to_ship() -> None:
     assert sum(path.stat().st_size for path in build.HOME.rglob("*")) < LARGEST_BYTES
 
 
-def test_the_bundled_musiccoca_is_what_the_code_builds() -> None:
-    built = build.musiccoca_files()
-    assert {path.name for path in RESOURCES.iterdir()} == set(built)
-    for name, contents in built.items():
-        assert (RESOURCES / name).read_bytes() == contents, name
-
-
 def test_prompts_have_unit_embeddings_and_tokens_of_their_own(musiccoca: MusicCoCa) -> None:
     embeddings = musiccoca.embed(list(listen.PROMPTS))
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
@@ -93,21 +88,6 @@ def test_the_mapper_keeps_the_direction_and_heeds_its_seed(musiccoca: MusicCoCa)
     mapped = [musiccoca.embed("disco funk", use_mapper=True, seed=seed) for seed in (0, 1)]
     assert all(0.7 < text @ one < 0.999 for one in mapped)
     assert not np.array_equal(*(musiccoca.tokenize(one) for one in mapped))
-
-
-def test_the_tokens_rebuild_the_embedding__each_level() -> None:
-    """The quantiser is a residual one: its codes sum to the projected embedding."""
-    embedding = models._normal(9, 768, scale=768**-0.5)
-    tokens = MusicCoCa(resource_dir=RESOURCES).tokenize(embedding)
-    residual = models._normal(5, models.CODE_DIMS, 768) @ embedding
-    errors = [np.linalg.norm(residual)]
-    for level, token in enumerate(tokens):
-        scale = models.RESIDUAL_SHRINK**level
-        codes = models._normal(100 + level, models.RVQ_CODES, models.CODE_DIMS, scale=scale)
-        assert np.argmin(np.linalg.norm(codes - residual, axis=1)) == token
-        residual = residual - codes[token]
-        errors.append(np.linalg.norm(residual))
-    assert errors[-1] < 0.1 * errors[0]
 
 
 def _noise(time_s: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ MADE_ID = re.compile(r"[0-9a-f]{32}")
 # What is written before the worker has read its settings, and what a C++ library writes.
 NOT_OURS = re.compile(
     r"serving demo from \S+"
-    r"|the demo makes noise, not music; for music: magenta-bento models download mrt2_small"
+    r"|the demo is a toy; for Magenta's music: magenta-bento models download mrt2_small"
     r"|\S+ \[INFO\] \[cli\] Starting production HTTP BentoServer from .*"
     r"|INFO: Created TensorFlow Lite XNNPACK delegate for CPU\."
 )

@@ -175,7 +175,7 @@ def test_health_tells_what_runs(server: Server) -> None:
     assert body["models_loaded"] is True
     assert body["model"] == "demo"
     assert body["device"] == "cpu"
-    assert "untrained demo model, not Magenta's music" in body["note"]
+    assert "tiny demo model, not Magenta's music" in body["note"]
 
 
 @pytest.mark.parametrize("probe", ["/livez", "/readyz", "/healthz"])

@@ -85,8 +85,8 @@ def test_every_difference_is_listed(damaged: Callable[..., ModelFiles]) -> None:
 
     report = verify(damaged(change), ARCHITECTURES["demo"])
     assert set(report.problems) == {
-        f"missing parameter {BIAS}: F32 [32]",
-        f"wrong shape of parameter {SCALE}: [2, 33], expected [32]",
+        f"missing parameter {BIAS}: F32 [64]",
+        f"wrong shape of parameter {SCALE}: [2, 33], expected [64]",
         f"wrong dtype of parameter {SCALE}: F16, expected F32",
         f"wrong dtype of parameter {TABLE}: BF16, expected F32",
         "unexpected parameter params/depthformer/extra: F32 [3, 4]",

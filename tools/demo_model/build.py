@@ -1,70 +1,104 @@
 """``python -m tools.demo_model.build``: makes the demo model's files from nothing but code.
 
-1. The vocabulary and MusicCoCa's five models.
-2. The parameters, rendered once quietly to measure them, then set to the wanted loudness.
-3. A table of what was made and how loud it is.
+1. The style model hears pieces of our own music and reads their captions.
+2. The codec turns pieces into codes and learns to turn codes into sound.
+3. The language model learns to write codes, for the styles, notes and drums of the pieces.
+4. What they learned is written in the layout of a real model, and heard.
 
-Invariant: on one machine two runs write identical bytes.
+Everything between, and what a run leaves off and goes on with, is in ``.cache/demo_model``.
+``--minutes`` is the time of all the training together; ``--assemble`` does the last step alone.
+
+Invariant: the files depend on what is in the cache alone, byte for byte.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 import safetensors.numpy
-import sentencepiece
 
-from magenta_bento.model.architecture import ARCHITECTURES
-from tools.demo_model import checkpoint, listen, musiccoca, vocabulary
+from magenta_bento.model.architecture import ARCHITECTURES, Architecture
+from tools.demo_model import checkpoint, listen
+from tools.demo_model.codec import tokens as codec
+from tools.demo_model.lm import parameters as lm
+from tools.demo_model.style.files import files as musiccoca_files
 
-HOME = Path(__file__).parents[2] / "magenta_bento" / "weights" / "demo"
-TARGET_DBFS = -20.0  # louder, and the peaks of noise clip
-MEASURED_FRAMES = 25
-MEASURING_GAIN = 0.1  # far from clipping, so that loudness is proportional to gain
-
-
-def musiccoca_files() -> Mapping[str, bytes]:
-    """File name to contents, for ``resources/musiccoca``."""
-    words = vocabulary.train()
-    size = sentencepiece.SentencePieceProcessor(model_proto=words).vocab_size()
-    return {
-        "spm.model": words,
-        "text_encoder.tflite": musiccoca.text_encoder(size),
-        "audio_preprocessor.tflite": musiccoca.audio_preprocessor(),
-        "music_encoder.tflite": musiccoca.music_encoder(),
-        "pretrained_vector_quantizer.tflite": musiccoca.vector_quantizer(),
-        "mapper.tflite": musiccoca.mapper(),
-    }
+PACKAGE = Path(__file__).parents[2] / "magenta_bento"
+HOME = PACKAGE / "weights" / "demo"
+# Upstream halves what the codec says before it becomes int16.
+GAIN = 2.0
+# Of the whole time: module, its share, more arguments.
+TRAININGS = (
+    ("style.pairs", None, ("--pieces", "6000")),
+    ("style.train", 0.08, ()),
+    ("codec.train", 0.4, ()),
+    ("lm.data", 0.07, ()),
+    ("lm.train", 0.45, ()),
+)
 
 
 def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--minutes", type=float, default=480.0, help="of training")
+    options.add_argument("--assemble", action="store_true", help="from what has been trained")
+    chosen = options.parse_args()
+    if not chosen.assemble:
+        train(chosen.minutes)
+    demo = ARCHITECTURES["demo"]
+    write(musiccoca_files(), parameters(demo), demo)
+    report()
+
+
+def train(minutes: float) -> None:
+    """Runs each training in a process of its own, so that its memory ends with it."""
+    for module, share, arguments in TRAININGS:
+        time = () if share is None else ("--minutes", f"{share * minutes:.1f}")
+        command = [sys.executable, "-m", f"tools.demo_model.{module}", *arguments, *time]
+        print("#", *command[1:], flush=True)
+        subprocess.run(command, check=True)
+
+
+def parameters(demo: Architecture) -> checkpoint.Parameters:
+    """All that was trained, by the names of a real checkpoint.
+
+    Raises:
+      ValueError: What was trained is not what the architecture asks for.
+    """
+    made = checkpoint.amplified(lm.load() | codec.load().exported(), GAIN)
+    expected = jax.eval_shape(lambda key: checkpoint.initial(demo, key), jax.random.PRNGKey(0))
+    wanted = {name: leaf.shape for name, leaf in expected.items()}
+    given = {name: value.shape for name, value in made.items()}
+    if wrong := wanted.items() ^ given.items():
+        raise ValueError(f"these are not the demo's parameters: {sorted({n for n, _ in wrong})}")
+    return {name: np.ascontiguousarray(value, np.float32) for name, value in made.items()}
+
+
+def write(style: Mapping[str, bytes], made: checkpoint.Parameters, demo: Architecture) -> None:
     resources = HOME / "resources" / "musiccoca"
     resources.mkdir(parents=True, exist_ok=True)
-    for name, contents in musiccoca_files().items():
+    for name, contents in style.items():
         (resources / name).write_bytes(contents)
-
-    demo = ARCHITECTURES["demo"]
-    parameters = checkpoint.amplified(checkpoint.untrained(demo), MEASURING_GAIN)
-    quiet = listen.render(demo, parameters, resources, frames=MEASURED_FRAMES)
-    level_dbfs = np.median(listen.dbfs(quiet))
-    gain = 10 ** ((TARGET_DBFS - level_dbfs) / 20)
-    # Rounded, so that the last bit of a measurement does not change the file.
-    parameters = checkpoint.amplified(parameters, float(f"{gain:.3g}"))
     path = HOME / "checkpoints" / demo.checkpoint_name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(safetensors.numpy.save(parameters))
-
-    _report(parameters, listen.render(demo, parameters, resources))
+    path.write_bytes(safetensors.numpy.save(made))
 
 
-def _report(parameters: checkpoint.Parameters, pcm: np.ndarray) -> None:
+def report() -> None:
+    """A table of what was made and how loud it is."""
+    demo = ARCHITECTURES["demo"]
+    made = safetensors.numpy.load_file(HOME / "checkpoints" / demo.checkpoint_name)
     files = sorted(path for path in HOME.rglob("*") if path.is_file())
     for path in files:
         print(f"{path.stat().st_size:>10,} bytes  {path.relative_to(HOME)}")
     print(f"{sum(path.stat().st_size for path in files):>10,} bytes  in all")
-    print(f"{sum(value.size for value in parameters.values()):>10,} parameters\n")
+    print(f"{sum(value.size for value in made.values()):>10,} parameters\n")
+    pcm = listen.render(demo, made, HOME / "resources" / "musiccoca")
     print(f"RMS, dBFS, of {pcm.shape[2] / 48_000:.1f} s" + " " * 14 + "seed 0   seed 1   seed 2")
     for prompt, row in zip(listen.PROMPTS, listen.dbfs(pcm), strict=True):
         print(f"  {prompt:<34}" + "".join(f"{level:>7.1f}  " for level in row))

@@ -18,7 +18,8 @@ import numpy as np
 import sequence_layers.jax as sl
 from magenta_rt.musiccoca import MusicCoCa
 
-from magenta_bento.model.architecture import CONDITIONING_SIZE, Architecture
+from magenta_bento import conditioning
+from magenta_bento.model.architecture import Architecture
 from tools.demo_model.checkpoint import Parameters
 
 PROMPTS = (
@@ -32,12 +33,6 @@ PROMPTS = (
 SEEDS = (0, 1, 2)
 FRAMES = 50  # 2 s
 SILENT_SAMPLES = 1_921  # the decoder looks one frame ahead
-
-TOKEN_OFFSET = 7  # upstream's reserved and dropout tokens
-MASKED = -1
-GUIDANCE_BINS = (20, 10, 2)  # upstream's defaults: 3.0 and 1.0 in steps of 0.2, 1.0 in ones
-TEMPERATURE = 1.3
-TOP_K = 40
 
 
 def render(
@@ -54,20 +49,17 @@ def render(
       pcm: int16 [len(prompts), len(seeds), samples, 2], without the silence at the start.
     """
     rows = [(prompt, seed) for prompt in prompts for seed in seeds]
+    tokens = style_tokens(musiccoca, [prompt for prompt, _ in rows])
+    blocks = np.stack([conditioning.build(row).tokens for row in tokens])
+    pcm = play(architecture, parameters, blocks, [seed for _, seed in rows], frames)
+    return pcm.reshape(len(prompts), len(seeds), -1, 2)
+
+
+def style_tokens(musiccoca: Path, prompts: Sequence[str]) -> np.ndarray:
+    """int32 [len(prompts), 12], as a server has them."""
     style = MusicCoCa(resource_dir=musiccoca)
-    tokens = style.tokenize(style.embed([prompt for prompt, _ in rows], use_mapper=True))
-    keys = jnp.stack([jax.random.PRNGKey(seed) for _, seed in rows])  # uint32 [B, 2]
-    pcm = _play(architecture, parameters, conditioning(tokens), keys, frames)
-    return pcm[:, SILENT_SAMPLES:].reshape(len(prompts), len(seeds), -1, 2)
-
-
-def conditioning(tokens: np.ndarray) -> np.ndarray:
-    """Style tokens int32 [B, 12] to conditioning int32 [B, 1, 144], the rest not given."""
-    batch, levels = tokens.shape
-    whole = np.full((batch, 1, CONDITIONING_SIZE), MASKED, np.int32)
-    whole[:, 0, :levels] = tokens
-    whole[:, 0, -len(GUIDANCE_BINS) :] = GUIDANCE_BINS
-    return whole + TOKEN_OFFSET
+    tokens: np.ndarray = style.tokenize(style.embed(list(prompts), use_mapper=True))
+    return tokens
 
 
 def dbfs(pcm: np.ndarray) -> np.ndarray:
@@ -77,20 +69,33 @@ def dbfs(pcm: np.ndarray) -> np.ndarray:
     return level
 
 
-def _play(
+def play(
     architecture: Architecture,
     parameters: Parameters,
-    block: np.ndarray,
-    keys: jax.Array,
+    blocks: np.ndarray,
+    seeds: Sequence[int],
     frames: int,
 ) -> np.ndarray:
+    """Plays B streams, each with one conditioning from its first frame to its last.
+
+    Args:
+      architecture: Of the model.
+      parameters: Its checkpoint's.
+      blocks: int32 [B, 144], as ``magenta_bento.conditioning`` builds them.
+      seeds: B.
+      frames: Of 40 ms; the first is silent.
+
+    Returns:
+      pcm: int16 [B, samples, 2], without the silence at the start.
+    """
     sampler = architecture.sampler_config(jnp.float32).make()
     variables = flax.traverse_util.unflatten_dict(parameters, sep="/")
-    batch = len(block)
-    inputs = sl.Sequence.from_values(jnp.asarray(block))
+    batch = len(blocks)
+    inputs = sl.Sequence.from_values(jnp.asarray(blocks)[:, None])
+    keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])  # uint32 [B, 2]
     sampling = {
-        "temperature": jnp.full(batch, TEMPERATURE),
-        "top_k": jnp.full(batch, TOP_K, jnp.int32),
+        "temperature": jnp.full(batch, conditioning.DEFAULT_TEMPERATURE),
+        "top_k": jnp.full(batch, conditioning.DEFAULT_TOP_K, jnp.int32),
     }
 
     @jax.jit
@@ -120,4 +125,4 @@ def _play(
     for _ in range(frames):
         samples, state = step(variables, state)
         played.append(np.asarray(samples))
-    return np.concatenate(played, axis=1)
+    return np.concatenate(played, axis=1)[:, SILENT_SAMPLES:]

@@ -68,6 +68,7 @@ def pitch_classes(samples: np.ndarray) -> np.ndarray:
     Returns:
       int [N // 1920]: 0 for C to 11 for B; -1 where a frame is too quiet to tell.
     """
+    samples = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES]
     spectra = np.abs(_stft(samples, PITCH_WINDOW, FRAME_SAMPLES)) ** 2  # centred on frames
     hz = _bins_hz(PITCH_WINDOW)
     heard = (hz > LOWEST_PITCH_HZ) & (hz < HIGHEST_PITCH_HZ)
@@ -76,7 +77,7 @@ def pitch_classes(samples: np.ndarray) -> np.ndarray:
     weighted = spectra[:, heard] / hz[heard]
     chroma = np.stack([weighted[:, classes % 12 == c].sum(axis=1) for c in range(12)], axis=1)
     strongest = np.argmax(chroma, axis=1)
-    frames = samples[: len(strongest) * FRAME_SAMPLES].reshape(len(strongest), -1)
+    frames = samples.reshape(len(strongest), -1)
     return np.where(_dbfs(frames) > AUDIBLE_DBFS, strongest, -1)
 
 

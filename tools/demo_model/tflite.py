@@ -98,10 +98,10 @@ class Graph:
         return output
 
     def dense(self, x: Tensor, weights: np.ndarray | Tensor, bias: np.ndarray) -> Tensor:
-        """``x @ weights.T + bias``: x [1, in], weights [out, in], bias [out]."""
+        """``x @ weights.T + bias``: x [rows, in], weights [out, in], bias [out]."""
         stored = weights if isinstance(weights, Tensor) else self.constant(weights)
         operands = (x, stored, self.constant(bias))
-        shape = (1, stored.shape[0])
+        shape = (x.shape[0], stored.shape[0])
         return self.op("FULLY_CONNECTED", operands, shape, table="FullyConnectedOptions")
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -135,6 +135,29 @@ class Graph:
         options = {"table": "ConcatenationOptions", "axis": axis}
         return self.op("CONCATENATION", parts, shape, parts[0].dtype, **options)
 
+    def unary(self, name: str, x: Tensor) -> Tensor:
+        """RELU, LOG or SQRT, element by element."""
+        return self.op(name, (x,), x.shape)
+
+    def convolve(self, x: Tensor, filters: np.ndarray, stride: int = 1) -> Tensor:
+        """Along time: x [1, time, 1, in], filters [out, width, 1, in] to [1, less, 1, out]."""
+        out, width, *_ = filters.shape
+        operands = (x, self.constant(filters), self.constant(np.zeros(out, np.float32)))
+        shape = (1, (x.shape[1] - width) // stride + 1, 1, out)
+        options = {"padding": 1, "strideH": stride, "strideW": 1}  # 1: VALID
+        return self.op("CONV_2D", operands, shape, table="Conv2DOptions", **options)
+
+    def slice(self, x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
+        """The block of the given size that starts at ``begin``."""
+        bounds = [self.constant(np.array(bound, np.int32)) for bound in (begin, size)]
+        return self.op("SLICE", (x, *bounds), size, x.dtype, table="SliceOptions")
+
+    def transpose(self, x: Tensor) -> Tensor:
+        """Of two dimensions."""
+        axes = self.constant(np.array([1, 0], np.int32))
+        shape = (x.shape[1], x.shape[0])
+        return self.op("TRANSPOSE", (x, axes), shape, x.dtype, table="TransposeOptions")
+
     def normalise(self, x: Tensor) -> Tensor:
         """Divides by the Euclidean norm over the last axis."""
         return self.op("L2_NORMALIZATION", (x,), x.shape, table="L2NormOptions")
@@ -149,7 +172,7 @@ class Graph:
         subgraph.operators = self._operators
         model = schema.ModelT()
         model.version = SCHEMA_VERSION
-        model.description = b"magenta-bento demo, untrained"
+        model.description = b"magenta-bento demo"
         model.subgraphs = [subgraph]
         model.buffers = self._buffers
         model.operatorCodes = [_operator_code(code) for code in self._codes]

@@ -1,0 +1,92 @@
+"""What the demo's music means, heard through a server: many seeds, simple measures.
+
+The measures are those of tools/demo_model/measures.py, the listener that of
+tools/demo_model/figures.py; docs/demo-model.md has the figures that were measured with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from serving import serving
+
+from tools.demo_model import figures, measures
+from tools.demo_model.figures import Listener, below_200_hz, each
+from tools.demo_model.music.piece import compose
+from tools.demo_model.music.styles import StyleHint, draw
+
+pytestmark = pytest.mark.timeout(600)
+
+UNLIMITED = {
+    "RATE_LIMIT_PER_MINUTE": "0",
+    "RATE_LIMIT_PER_HOUR": "0",
+    "MAX_CONCURRENT_PER_CLIENT": "0",
+}
+REFERENCES = ("techno", "pads only", "piano solo", "drums only", "funk")
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
+    with serving(tmp_path_factory.mktemp("demo"), MAGENTA_MODEL="demo", **UNLIMITED) as server:
+        yield Listener(server.url)
+
+
+def test_drums_strike_and_pads_sing(listener: Listener) -> None:
+    drums, pads = listener.text("drums only"), listener.text("soft ambient pad")
+    strikes, swells = each(measures.onsets_per_s, drums), each(measures.onsets_per_s, pads)
+    assert np.median(strikes) > 3 * np.median(swells)
+    struck, sung = each(measures.tonal_share, drums), each(measures.tonal_share, pads)
+    assert np.median(struck) < 0.7 * np.median(sung)
+
+
+def test_a_deep_bass_is_deep(listener: Listener) -> None:
+    assert np.median(each(below_200_hz, listener.text("deep bass"))) > 0.5
+
+
+def test_a_bright_lead_is_brighter_than_a_warm_pad(listener: Listener) -> None:
+    bright = each(measures.centroid_hz, listener.text("bright lead"))
+    warm = each(measures.centroid_hz, listener.text("warm pad"))
+    assert np.median(bright) > 1.5 * np.median(warm)
+    assert np.mean(bright > np.median(warm)) >= 0.8
+
+
+def test_a_blend_lies_between_and_moves_with_its_weights(listener: Listener) -> None:
+    parents = ("bright lead", "deep bass")
+    low, high = (np.median(each(below_200_hz, listener.text(parent))) for parent in parents)
+    mixed = {
+        weights: each(below_200_hz, listener.blend(parents, weights))
+        for weights in ((3, 1), (1, 3))
+    }
+    # With more bass than lead nearly all power is low, as it is with bass alone.
+    assert np.mean((mixed[3, 1] > low) & (mixed[3, 1] < high)) > 0.6, mixed
+    assert np.median(mixed[3, 1]) < np.median(mixed[1, 3])
+
+
+def test_drums_are_played_and_left_out(listener: Listener) -> None:
+    on, off = (listener.live("techno", drums=drums) for drums in (True, False))
+    struck, left = each(measures.onsets_per_s, on), each(measures.onsets_per_s, off)
+    assert np.median(struck) > 1.3 * np.median(left)
+
+
+def test_a_reference_pulls_towards_its_own_style(listener: Listener) -> None:
+    rng = np.random.default_rng(7)
+    references = [
+        compose(9_000_000 + number, 300, draw(rng, StyleHint((family,)))).samples
+        for number, family in enumerate(REFERENCES)
+    ]
+    ears = np.stack([listener.embedding(reference) for reference in references])
+    nearest = []
+    for seed in range(4):
+        for number, reference in enumerate(references):
+            heard = listener.embedding(listener.audio(reference, seed))
+            nearest.append(int(np.argmax(ears @ heard)) == number)
+    assert len(nearest) == 20
+    assert np.mean(nearest) > 0.5  # by chance a fifth
+
+
+def test_a_minute_stays_alive(listener: Listener) -> None:
+    minute = Listener(listener.url, seconds=60.0)
+    drifts = each(figures.loudness_drift_db, minute.text("funk"))
+    assert np.mean(drifts < 6) >= 0.8

@@ -1,0 +1,1 @@
+"""The demo's codec: music to 12 codes a frame and back, trained from our own sounds."""

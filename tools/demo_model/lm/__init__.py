@@ -1,0 +1,1 @@
+"""Trains the demo's language model: upstream's Depthformer, small, on the codec's tokens."""

@@ -1,0 +1,142 @@
+"""Windows of pieces as the network trains on them.
+
+The past tells nearly everything about the next frame, and a network that only looks there never
+learns to heed what is asked for. So windows begin where a piece does, with no frame before, as a
+stream does; they jump from piece to piece, as when a listener changes the prompt; past frames
+are blurred, some of them wholly, as a sampler's own go wrong; and the frames after a beginning
+or a jump are learnt from more often.
+
+Invariant: batch number n is a function of the material and (seed, n).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from tools.demo_model.lm import conditions
+from tools.demo_model.lm.network import CODES, LEVELS
+from tools.demo_model.lm.pieces import Pieces
+from tools.demo_model.lm.wishes import BY_SOUND
+
+FROM_THE_START = 0.35
+JUMPS = (0.35, 0.35, 0.3)  # how often none, one, two in a window
+ASKED_BY_SOUND = 0.4
+WRONG_FRAMES = 0.03  # share of past frames that are another of the window
+# How often, what share of the past frames, and from which level on at the least: their codes
+# become any. The last codes are near to noise, but tell a piece like a finger its owner.
+BLURS = ((0.25, 0.0, 11), (0.4, 0.4, 2), (0.2, 1.0, 1), (0.15, 0.8, 0))
+EARLY_FRAMES, EARLY_WEIGHT = 10, 6.0  # after a beginning or a jump
+# Silence after silence is the one thing that is easy to tell, and a cold sampler's trap.
+SILENT_WEIGHT, SILENT_LEVELS = 0.2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What batches are drawn from.
+
+    Attributes:
+      pieces: P pieces.
+      wishes: The ways to ask for each: style tokens int [P, ways, 12].
+      silence: int [12], the codes of a silent frame.
+    """
+
+    pieces: Pieces
+    wishes: np.ndarray
+    silence: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """B windows of T frames; ``chosen`` are the frames to learn from. See ``objective.loss``."""
+
+    previous: np.ndarray
+    fresh: np.ndarray
+    conditioning: np.ndarray
+    codes: np.ndarray
+    chosen: np.ndarray
+
+
+def draw(
+    material: Material, seed: int, number: int, *, windows: int, frames: int, share: float
+) -> Batch:
+    """Batch ``number``.
+
+    Args:
+      material: What to draw from.
+      seed: Of the whole training.
+      number: Of the batch.
+      windows: B.
+      frames: T.
+      share: Of the B * T frames, how many to learn from.
+    """
+    rng = np.random.RandomState((seed * 1_000_003 + number) % 2**32)
+    rows = [_window(material, frames, rng) for _ in range(windows)]
+    *inputs, weights = (np.stack(parts) for parts in zip(*rows, strict=True))
+    # The largest of random keys: a weighted draw without replacement (Efraimidis 2006).
+    keys = np.log(rng.uniform(size=weights.size)) / weights.ravel()
+    chosen = np.sort(np.argsort(-keys)[: round(weights.size * share)]).astype(np.int32)
+    return Batch(*inputs, chosen)
+
+
+def _window(
+    material: Material, frames: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All but the last field of a batch, and how much each frame is to be learnt from."""
+    jumps = rng.choice(len(JUMPS), p=JUMPS)
+    bounds = [0, *np.sort(rng.randint(1, frames, size=jumps)).tolist(), frames]
+    parts = [_stretch(material, end - begin, rng) for begin, end in itertools.pairwise(bounds)]
+    codes = np.concatenate([part[0] for part in parts])
+    labels = conditions.joined([part[1] for part in parts])
+    before = parts[0][2]
+    fresh = np.zeros(frames, bool)
+    fresh[0] = before is None
+    first = codes[:1] if before is None else before[None]
+    previous = _mistaken(np.concatenate([first, codes[:-1]]), rng)
+    weights = np.ones(frames)
+    for begin in bounds[0 if fresh[0] else 1 : -1]:
+        weights[begin : begin + EARLY_FRAMES] = EARLY_WEIGHT
+    silent = (codes == material.silence)[:, :SILENT_LEVELS].all(axis=1)
+    weights[1:][silent[1:] & silent[:-1]] = SILENT_WEIGHT
+    _, other, _ = _stretch(material, frames, rng)
+    return previous, fresh, conditions.draw(labels, other, rng), codes, weights
+
+
+def _stretch(
+    material: Material, frames: int, rng: np.random.RandomState
+) -> tuple[np.ndarray, conditions.Labels, np.ndarray | None]:
+    """Codes int32 [T, 12], their labels, and the codes before them unless a piece starts."""
+    pieces = material.pieces
+    piece = rng.randint(len(pieces))
+    latest = pieces.codes.shape[1] - frames
+    start = 0 if rng.uniform() < FROM_THE_START else rng.randint(1, latest + 1)
+    here = slice(start, start + frames)
+    ways = material.wishes.shape[1]
+    by_sound = rng.uniform() < ASKED_BY_SOUND
+    way = rng.randint(BY_SOUND) if by_sound else rng.randint(BY_SOUND, ways)
+    labels = conditions.Labels(
+        style=np.broadcast_to(material.wishes[piece, way], (frames, LEVELS)),
+        notes=pieces.notes[piece, here],
+        drums=pieces.drums[piece, here],
+    )
+    before = pieces.codes[piece, start - 1].astype(np.int32) if start else None
+    return pieces.codes[piece, here].astype(np.int32), labels, before
+
+
+def _mistaken(codes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    frames = len(codes)
+    wrong = rng.uniform(size=frames) < WRONG_FRAMES
+    mistaken = np.where(wrong[:, None], codes[rng.randint(frames, size=frames)], codes)
+    often, shares, least = np.array(BLURS).T
+    kind = rng.choice(len(BLURS), p=often)
+    first_blurred = np.where(
+        rng.uniform(size=frames) < shares[kind],
+        rng.randint(int(least[kind]), LEVELS, size=frames),
+        LEVELS,
+    )
+    if least[kind] == 0:
+        first_blurred[first_blurred < LEVELS] = 0
+    blurred = np.arange(LEVELS) >= first_blurred[:, None]
+    return np.where(blurred, rng.randint(CODES, size=codes.shape), mistaken).astype(np.int32)

@@ -1,0 +1,116 @@
+"""What a stretch of music is labelled with in training: all of it, some of it, or a lie.
+
+A listener gives a style and perhaps notes or drums, and says how far each is to be heeded. So
+that the model learns all of these cases, labels are left out at random; and the lower the
+guidance, the more often they are some other piece's: guidance becomes how far to trust them.
+
+Invariant: what is drawn depends on the labels and the random state alone, and looks exactly as
+served (``magenta_bento.conditioning``): int32 [T, 144], seven added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from magenta_bento import conditioning
+from magenta_bento.conditioning import NOT_GIVEN, NOTES, SIZE, STYLE_TOKENS, TOKEN_OFFSET
+
+STYLE_DROPPED, NOTES_DROPPED, DRUMS_DROPPED = 0.15, 0.4, 0.45
+# Each label is trusted fully from its default guidance on, and not at all at 0.
+STYLE_TRUSTED = conditioning.DEFAULT_GUIDANCE
+NOTES_TRUSTED = DRUMS_TRUSTED = 1.0
+DEFAULT_SHARE = 0.6  # of guidances that are the default, the others uniform
+ONSETS_LEFT_OPEN = 0.3  # how often "on, onset or not" stands for both
+PITCHES_HIDDEN, ONLY_HELD = 0.25, 0.2  # how often some pitches, or all that are off, are masked
+STARTS_LATE = 0.15  # how often notes or drums are given only from some frame on
+OFF, ON, ONSET, ON_OR_ONSET = 0, 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Of T frames.
+
+    Attributes:
+      style: int [T, 12], 0 to 1023.
+      notes: int [T, 128], 0 off, 1 sustained, 2 onset.
+      drums: int [T], 0 or 1.
+    """
+
+    style: np.ndarray
+    notes: np.ndarray
+    drums: np.ndarray
+
+
+def joined(parts: Sequence[Labels]) -> Labels:
+    """One after the other."""
+    return Labels(
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(Labels)
+        )
+    )
+
+
+def draw(own: Labels, other: Labels, rng: np.random.RandomState) -> np.ndarray:
+    """The conditioning of the frames that ``own`` describes, int32 [T, 144].
+
+    Args:
+      own: The music's labels.
+      other: As long, of some other piece.
+      rng: Where chance comes from.
+    """
+    guidance = conditioning.Guidance(
+        style=_guidance(conditioning.DEFAULT_GUIDANCE, rng),
+        notes=_guidance(1.0, rng),
+        drums=_guidance(1.0, rng),
+    )
+    style = _trusted(own.style, other.style, guidance.style / STYLE_TRUSTED, rng)
+    notes = _trusted(own.notes, other.notes, guidance.notes / NOTES_TRUSTED, rng)
+    drums = _trusted(own.drums, other.drums, guidance.drums / DRUMS_TRUSTED, rng)
+
+    frames = len(own.drums)
+    tokens = np.full((frames, SIZE), NOT_GIVEN, np.int32)
+    if rng.uniform() >= STYLE_DROPPED:
+        tokens[:, :STYLE_TOKENS] = style
+    if rng.uniform() >= NOTES_DROPPED:
+        first = _first_frame(frames, rng)
+        tokens[first:, STYLE_TOKENS : STYLE_TOKENS + NOTES] = _partly(notes, rng)[first:]
+    if rng.uniform() >= DRUMS_DROPPED:
+        first = _first_frame(frames, rng)
+        tokens[first:, STYLE_TOKENS + NOTES] = drums[first:]
+    tokens[:, -3:] = guidance.bins()
+    return tokens + TOKEN_OFFSET
+
+
+def _guidance(default: float, rng: np.random.RandomState) -> float:
+    return default if rng.uniform() < DEFAULT_SHARE else rng.uniform(*conditioning.GUIDANCE_RANGE)
+
+
+def _trusted(
+    own: np.ndarray, other: np.ndarray, trust: float, rng: np.random.RandomState
+) -> np.ndarray:
+    return own if rng.uniform() < trust else other
+
+
+def _first_frame(frames: int, rng: np.random.RandomState) -> int:
+    return rng.randint(frames) if rng.uniform() < STARTS_LATE else 0
+
+
+def _partly(notes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """Notes as a listener might give them: without onsets, or not all pitches."""
+    notes = notes.astype(np.int32)
+    held = (notes != OFF).any(axis=0)
+    if rng.uniform() < ONSETS_LEFT_OPEN:
+        notes[notes != OFF] = ON_OR_ONSET
+    kind = rng.uniform()
+    if kind < PITCHES_HIDDEN:
+        low, high = np.sort(rng.randint(NOTES, size=2))
+        hidden = np.zeros(NOTES, bool)
+        hidden[low:high] = True
+        notes[:, hidden if rng.uniform() < 0.5 else ~hidden] = NOT_GIVEN
+    elif kind < PITCHES_HIDDEN + ONLY_HELD:
+        notes[:, ~held] = NOT_GIVEN
+    return notes
