@@ -45,7 +45,7 @@ def initial(seed: int, books: np.ndarray) -> Parameters:
         return jnp.asarray(random.standard_normal(shape) * gain / np.sqrt(fan_in), jnp.float32)
 
     wide = BANDS * CHANNELS
-    spread = np.sqrt(np.mean(np.sum(books[0, :, :FEATURES] ** 2, axis=-1)) / FEATURES)
+    spread = table_spread(books)
     zeros = jnp.zeros
     return {
         "table": jnp.asarray(books[..., :FEATURES] / spread, jnp.float32),
@@ -66,6 +66,11 @@ def initial(seed: int, books: np.ndarray) -> Parameters:
         "atoms": normal(3, 2 * BAND_BINS, ATOMS, 2, fan_in=3 * 2 * ATOMS, gain=0.5),
         "atoms_bias": zeros(2),
     }
+
+
+def table_spread(books: np.ndarray) -> float:
+    """What the encoder's codes are divided by: the spread of an entry at the first level."""
+    return float(np.sqrt(np.mean(np.sum(books[0, :, :FEATURES] ** 2, axis=-1)) / FEATURES))
 
 
 def embed(parameters: Parameters, codes: jax.Array) -> jax.Array:

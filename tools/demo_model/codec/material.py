@@ -5,13 +5,11 @@ Invariant: piece k is always seed k; the first HELD_OUT ones are never trained o
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
+from tools.demo_model import CACHE
 from tools.demo_model.music.piece import compose
 
-CACHE = Path(__file__).parents[3] / ".cache" / "demo_model"
 PIECE_FRAMES = 250
 PIECE_SAMPLES = PIECE_FRAMES * 1_920
 HELD_OUT = 12

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from tools.demo_model import CACHE
 from tools.demo_model.codec import material, tokens
 from tools.demo_model.codec.train import FIRST_SEED, PIECES
 
@@ -70,7 +71,7 @@ def main() -> None:
             f"  level {10 * np.log10(np.mean(heard**2) / np.mean(piece**2)):+.1f} dB"
         )
         if row < PICTURES:
-            picture(piece, heard).save(material.CACHE / f"codec_{row}.png")
+            picture(piece, heard).save(CACHE / f"codec_{row}.png")
     every = np.concatenate(used)
     counts = [len(np.unique(every[:, level])) for level in range(every.shape[1])]
     print(f"codes used in {len(every)} frames, by level:", *counts)

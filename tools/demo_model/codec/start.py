@@ -39,7 +39,7 @@ def parameters(encoder: Quantiser, points: np.ndarray, seed: int = 0) -> decoder
       seed: Of the layers that start at random.
     """
     start = {k: np.array(v) for k, v in decoder.initial(seed, encoder.books).items()}
-    spread = table_spread(encoder.books)
+    spread = decoder.table_spread(encoder.books)
     moves = np.std(points[:, :FEATURES], axis=0) / spread  # of an embedding's entries
     sounds = _axis_sounds(encoder) * spread  # [56, 2 taps, 4, 2 channels, 8 bands, 120]
 
@@ -73,11 +73,6 @@ def parameters(encoder: Quantiser, points: np.ndarray, seed: int = 0) -> decoder
     pairs = atoms.reshape(BAND_BINS, 2, ATOMS).transpose(0, 2, 1)  # [bin, atom, re or im]
     start["atoms"][2, half:-half] = pairs * level / decoder.SPECTRUM_SCALE
     return {name: jnp.asarray(value, jnp.float32) for name, value in start.items()}
-
-
-def table_spread(books: np.ndarray) -> float:
-    """What :func:`decoder.initial` divides the codes by."""
-    return float(np.sqrt(np.mean(np.sum(books[0, :, :FEATURES] ** 2, axis=-1)) / FEATURES))
 
 
 def _axis_sounds(encoder: Quantiser) -> np.ndarray:

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tools.demo_model import CACHE
 from tools.demo_model.codec import decoder
 from tools.demo_model.codec.quantiser import LEVELS, Quantiser
 
-FILE = Path(__file__).parents[3] / ".cache" / "demo_model" / "codec.npz"
+FILE = CACHE / "codec.npz"
 ENCODER, AVERAGED = "encoder/", "averaged/"
 PADDING_FRAMES = 16  # decoding compiles once for each multiple
 
@@ -59,13 +60,15 @@ class Codec:
 
 def load(path: Path = FILE) -> Codec:
     """Reads ``codec.npz``."""
-    stored = np.load(path)
+    with np.load(path) as file:
+        stored = dict(file)
+    parameters = {name: jnp.asarray(value) for name, value in below(stored, AVERAGED).items()}
+    return Codec(Quantiser(**below(stored, ENCODER)), parameters)
 
-    def below(prefix: str) -> dict[str, np.ndarray]:
-        return {k.removeprefix(prefix): stored[k] for k in stored.files if k.startswith(prefix)}
 
-    parameters = {name: jnp.asarray(value) for name, value in below(AVERAGED).items()}
-    return Codec(Quantiser(**below(ENCODER)), parameters)
+def below(stored: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin so, without that beginning."""
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
 def encode(samples: np.ndarray) -> np.ndarray:

@@ -26,7 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tools.demo_model import CACHE
 from tools.demo_model.codec import decoder, loss, material, quantiser, start
+from tools.demo_model.codec.tokens import AVERAGED, ENCODER, below
 
 PIECES = 360
 FITTED_FRAMES = 140  # of each, for the codebooks
@@ -38,7 +40,7 @@ LAST_LEARNING_RATE = 5e-5
 WARMUP_STEPS = 50
 AVERAGING = 0.995  # of the parameters that are kept
 SAVE_EVERY_S = 120.0
-TRAINED, AVERAGED, ENCODER = "trained/", "averaged/", "encoder/"
+TRAINED = "trained/"  # beside what tokens.py reads
 
 State = tuple[decoder.Parameters, decoder.Parameters, Any]
 
@@ -50,15 +52,15 @@ def main() -> None:
     arguments.add_argument("--rate", type=float, default=LEARNING_RATE, help="of learning")
     arguments.add_argument("--seed", type=int, default=0, help="of the order of clips")
     options = arguments.parse_args()
-    path = material.CACHE / "codec.npz"
+    path = CACHE / "codec.npz"
     stop = time.monotonic() + 60 * options.minutes
 
     pieces = material.pieces(PIECES, FIRST_SEED)
     stored = dict(np.load(path)) if options.resume else {}
     if stored:
-        encoder = quantiser.Quantiser(**_below(stored, ENCODER))
-        parameters = {k: jnp.asarray(v) for k, v in _below(stored, TRAINED).items()}
-        averaged = {k: jnp.asarray(v) for k, v in _below(stored, AVERAGED).items()}
+        encoder = quantiser.Quantiser(**below(stored, ENCODER))
+        parameters = {k: jnp.asarray(v) for k, v in below(stored, TRAINED).items()}
+        averaged = {k: jnp.asarray(v) for k, v in below(stored, AVERAGED).items()}
     else:
         parts = fitted(pieces[material.HELD_OUT :])
         encoder = quantiser.fit(parts)
@@ -183,15 +185,11 @@ _evaluate = jax.jit(_loss)
 def _codes(encoder: quantiser.Quantiser, pieces: np.ndarray) -> np.ndarray:
     """int16 [P, 250, 12]; kept on disk, under a name that changes with the encoder."""
     name = hashlib.sha256(encoder.books.tobytes()).hexdigest()[:12]
-    path = material.CACHE / f"codec_codes_{name}_{len(pieces)}.npy"
+    path = CACHE / f"codec_codes_{name}_{len(pieces)}.npy"
     if not path.exists():
         codes = [encoder.codes(encoder.features(np.float32(piece))) for piece in pieces]
         np.save(path, np.stack(codes))
     return np.load(path)
-
-
-def _below(stored: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
 
 
 if __name__ == "__main__":

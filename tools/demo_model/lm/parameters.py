@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from magenta_bento.model.architecture import Architecture
-from tools.demo_model import checkpoint
+from tools.demo_model import CACHE, checkpoint
 from tools.demo_model.lm import network
 from tools.demo_model.lm.network import CODES, FIRST_CODE, LEVELS, MASKED
 
-PATH = Path(__file__).parents[3] / ".cache" / "demo_model" / "lm.npz"
+PATH = CACHE / "lm.npz"
 FROZEN = (network.STYLE_TABLE,)
 # One of 132 averaged channels beside one whole style, of about 1: a note has to be loud.
 CONTROL_SCALE = 40.0

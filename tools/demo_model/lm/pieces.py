@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path(__file__).parents[3] / ".cache" / "demo_model" / "tokens"
+from tools.demo_model import CACHE
+
+FOLDER = CACHE / "tokens"
 HELD_OUT_SHARDS = 8  # every 8th shard is never trained on
 
 

@@ -22,13 +22,13 @@ import numpy as np
 import optax
 
 from magenta_bento.model.architecture import ARCHITECTURES, Architecture
+from tools.demo_model import CACHE
 from tools.demo_model.codec import tokens as codec
 from tools.demo_model.lm import batches, network, objective, parameters, wishes
 from tools.demo_model.lm.batches import Batch, Material
 from tools.demo_model.lm.pieces import Pieces
 from tools.demo_model.style.ear import Ear
 
-CACHE = parameters.PATH.parent
 STATE = CACHE / "lm_state.npz"
 SEED = 20_260_701
 WINDOWS, FRAMES = 6, 240

@@ -15,9 +15,10 @@ import numpy as np
 import sentencepiece
 import soxr
 
+from tools.demo_model import CACHE
 from tools.demo_model.style import network, quantiser, spectrum
 
-PATH = Path(__file__).parents[3] / ".cache" / "demo_model" / "style.npz"
+PATH = CACHE / "style.npz"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from tools.demo_model import CACHE
 from tools.demo_model.music.captions import PRESET_WORDS, caption, described
 from tools.demo_model.music.piece import compose
 from tools.demo_model.music.styles import Style
 from tools.demo_model.style import spectrum
 
-PATH = Path(__file__).parents[3] / ".cache" / "demo_model" / "pairs.npz"
+PATH = CACHE / "pairs.npz"
 FIRST_SEED = 5_000_000  # far from the seeds that the language model's pieces have
 HELD_OUT = 12
 FRAMES = 350  # 14 s, so that two clips of 10 s are not the same
