@@ -9,7 +9,7 @@ Invariant: a :class:`Conditioning` is complete and valid, so that the engine nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 
 NOT_GIVEN = -1
+OFF, MODEL_DECIDES = 0, 3  # of a note; between them sustained and onset
 STYLE_TOKENS = upstream.MUSICCOCA.rvq_truncation_level
 NOTES = upstream.PIANOROLL_WITH_ONSETS.rvq_truncation_level
 SIZE = STYLE_TOKENS + NOTES + 1 + 3
@@ -76,6 +77,16 @@ class Controls:
     guidance: Guidance = field(default_factory=Guidance)
     notes: Sequence[int] = (NOT_GIVEN,) * NOTES
     drums: int = NOT_GIVEN
+
+
+def sounding(pitches: Iterable[int] | None) -> tuple[int, ...]:
+    """The notes of :class:`Controls` of a player who holds these MIDI pitches and no others.
+
+    Whether a held note is struck again is left to the model; None leaves all notes to it.
+    """
+    held = frozenset(pitches or ())
+    others = NOT_GIVEN if pitches is None else OFF
+    return tuple(MODEL_DECIDES if pitch in held else others for pitch in range(NOTES))
 
 
 def build(

@@ -18,8 +18,15 @@ from magenta_rt.config import ModelSpec
 
 from magenta_bento import conditioning
 from magenta_bento.model.architecture import ARCHITECTURES, DemoModel
-from tools.demo_model import checkpoint
-from tools.demo_model.lm import batches, conditions, network, objective, parameters
+from tools.demo_model import checkpoint, measures
+from tools.demo_model.lm import (
+    batches,
+    conditions,
+    network,
+    objective,
+    parameters,
+    takes,
+)
 from tools.demo_model.lm.pieces import Pieces
 
 DEMO = ARCHITECTURES["demo"]
@@ -195,18 +202,27 @@ def material() -> batches.Material:
         codes=np.repeat(frame[..., None], 12, axis=-1).astype(np.int16),
         notes=notes,
         drums=(frame % 2).astype(np.int8),
-        summaries=np.zeros((count, 2, 3), np.float32),
-        captions=np.array([["a", "ab"]] * count),
+        by_hand=np.arange(count) == 0,
+        weights=np.full((count, 2), 0.5, np.float32),
+        summaries=np.zeros((count, 2, 2, 3), np.float32),
+        captions=np.array([[["a", "ab"]] * 2] * count),
     )
     wishes = random.randint(1_024, size=(count, 4, 12)).astype(np.int16)
     return batches.Material(pieces, wishes, silence=np.full(12, 999))
 
 
-def _labels(style: int, notes: int, drums: int, frames: int = 20) -> conditions.Labels:
+def _labels(
+    style: int, notes: int, drums: int, frames: int = 20, by_hand: bool = False
+) -> conditions.Labels:
     pitches = np.zeros((frames, 128), np.int8)
     pitches[:, notes] = 1
     pitches[0, notes] = 2
-    return conditions.Labels(np.full((frames, 12), style), pitches, np.full(frames, drums, np.int8))
+    return conditions.Labels(
+        np.full((frames, 12), style),
+        pitches,
+        np.full(frames, drums, np.int8),
+        np.full(frames, by_hand),
+    )
 
 
 def test_low_guidance_may_lie_and_high_guidance_does_not() -> None:
@@ -250,6 +266,52 @@ def test_labels_look_as_served_whatever_is_left_out() -> None:
     # Guidance is one for the whole stretch, and default most of the time.
     assert (drawn[:, :, 141:] == drawn[:, :1, 141:]).all()
     assert np.mean(drawn[:, 0, 141] == 20) > 0.5
+
+
+def test_notes_by_hand_are_always_given_and_true() -> None:
+    random = np.random.RandomState(6)
+    own, other = _labels(1, 60, 1, by_hand=True), _labels(2, 72, 0)
+    labels = conditions.joined([own, other])
+    for _ in range(200):
+        drawn = conditions.draw(labels, labels, random) - conditioning.TOKEN_OFFSET
+        notes = drawn[:20, 12:140]
+        shown = (notes != conditioning.NOT_GIVEN).any(axis=1)
+        # A range of pitches may be hidden from all of a window.
+        if shown.any():
+            assert shown.all()
+            assert set(notes[:, 60]) <= {-1, 1, 2, 3}
+            assert (np.delete(notes, 60, axis=1) <= 0).all()
+
+
+def test_a_take_tells_what_it_is_made_of() -> None:
+    plain, by_hand, blended = takes.plain(3), takes.by_hand(3), takes.blended(3)
+    for take in (plain, by_hand, blended):
+        assert take.samples.shape == (takes.FRAMES * 1_920, 2)
+        assert np.abs(take.samples).max() <= 1
+        assert sum(take.weights) == pytest.approx(1)
+    assert plain.styles[0] is plain.styles[1]
+    assert by_hand.by_hand
+    usual = by_hand.styles[0]
+    assert not np.array_equal(by_hand.notes, usual.notes)
+    np.testing.assert_array_equal(by_hand.drums, usual.drumming)
+    first, second = blended.styles
+    assert first.style.family != second.style.family
+    assert (first.style.bpm, first.style.key) == (second.style.bpm, second.style.key)
+    share = np.sum(blended.samples * first.samples) / np.sum(first.samples**2)
+    assert share == pytest.approx(blended.weights[0] / np.hypot(*blended.weights), abs=0.1)
+
+
+def test_what_is_held_is_what_sounds() -> None:
+    heard, right = 0, 0
+    for number in range(6):
+        take = takes.by_hand(number)
+        held = (take.notes > 0).sum(axis=1) == 1
+        classes = measures.pitch_classes(take.samples)
+        alone = held & (classes >= 0) & (take.drums == 0)
+        heard += alone.sum()
+        right += (classes == take.notes.argmax(axis=1) % 12)[alone].sum()
+    assert heard > 300
+    assert right / heard > 0.85
 
 
 def test_batches_are_aligned_and_the_same_each_time(material: batches.Material) -> None:

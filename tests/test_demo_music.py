@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tools.demo_model import measures, vocabulary
-from tools.demo_model.music import captions, kits, synth
+from tools.demo_model.music import captions, keyboard, kits, synth
 from tools.demo_model.music.families import FAMILIES
 from tools.demo_model.music.grooves import FILLS, GROOVES
+from tools.demo_model.music.harmony import SCALES
 from tools.demo_model.music.piece import Piece, Style, caption, compose
 from tools.demo_model.music.presets import PRESETS
 from tools.demo_model.music.styles import StyleHint, draw
@@ -134,6 +135,27 @@ def test_an_onset_label_is_where_the_sound_begins() -> None:
         lane = piece.notes[:, pitch]
         begins = (lane > 0) & (np.concatenate([[0], lane[:-1]]) == 0)
         assert np.all(lane[begins] == 2)  # nothing is sustained that never began
+
+
+def test_by_hand_only_the_keys_that_are_held_sound() -> None:
+    style = of_family("pads only")
+    by_hand, usual = compose(5, 900, style, by_hand=True), compose(5, 900, style)
+    at_once = (by_hand.notes > 0).sum(axis=1)
+    assert np.mean(at_once == 1) > 0.3
+    assert at_once.max() <= 4
+    assert (by_hand.notes != usual.notes).any()
+    scale = {(style.key + step) % 12 for step in SCALES[style.scale]}
+    assert set(np.flatnonzero((by_hand.notes > 0).any(axis=0)) % 12) - scale  # it knows no key
+    classes = measures.pitch_classes(by_hand.samples)
+    alone = (at_once == 1) & (classes >= 0)
+    assert np.mean(classes[alone] == by_hand.notes.argmax(axis=1)[alone] % 12) > 0.8
+
+
+def test_by_hand_what_fades_is_struck_again() -> None:
+    held = compose(6, 400, of_family("piano solo"), by_hand=True)
+    onsets = np.flatnonzero((held.notes == 2).any(axis=1))
+    beat = 4 * held.style.sixteenth_frames
+    assert np.diff(onsets).max() <= 2 * beat + keyboard.LONGEST_REST_FRAMES
 
 
 def test_drum_labels_are_the_strokes_on_the_frame_grid() -> None:

@@ -10,7 +10,10 @@ import pytest
 from magenta_rt import audio
 from magenta_rt.musiccoca import MusicCoCa
 
+from magenta_bento import style
 from tools.demo_model import vocabulary
+from tools.demo_model.lm import wishes
+from tools.demo_model.lm.pieces import Pieces
 from tools.demo_model.style import network, quantiser, spectrum
 from tools.demo_model.style.ear import Ear
 from tools.demo_model.style.files import files
@@ -118,6 +121,20 @@ def test_a_pulse_shows_at_its_rate() -> None:
     pulses = summary[4 * spectrum.BANDS :].reshape(spectrum.GROUPS, -1).mean(axis=0)
     slow = spectrum.PULSES_HZ < 3
     assert spectrum.PULSES_HZ[slow][np.argmax(pulses[slow])] == pytest.approx(2, rel=0.1)
+
+
+def test_a_blend_is_asked_for_in_training_as_it_is_served(ear: Ear) -> None:
+    random = np.random.RandomState(8)
+    summaries = random.standard_normal((1, 2, 2, spectrum.SUMMARY_SIZE)).astype(np.float32)
+    weights = np.array([[0.75, 0.25]], np.float32)
+    captions = np.array([[["disco funk"], ["soft pad"]]])
+    nothing = np.zeros(0, np.int8)
+    pieces = Pieces(nothing, nothing, nothing, nothing, weights, summaries, captions)
+    asked = wishes.tokens(pieces, ear, seed=0)
+    assert asked.shape == (1, wishes.BY_SOUND + 1, quantiser.LEVELS)
+    heard = [ear.summaries(summaries[0, half]) for half in range(2)]
+    served = ear.tokens(style.blend(heard, weights[0])[None])
+    np.testing.assert_array_equal(asked[:, 0], served)
 
 
 def test_word_order_matters(ear: Ear) -> None:

@@ -74,6 +74,18 @@ def test_drums(drums: bool | None, token: int) -> None:
     assert of.tokens[DRUMS] == token + conditioning.TOKEN_OFFSET
 
 
+@pytest.mark.parametrize(
+    ("notes", "expected"),
+    [(None, {-1: 128}), ((), {0: 128}), ((60, 64, 64, 0), {0: 125, 3: 3})],
+)
+def test_notes(notes: tuple[int, ...] | None, expected: dict[int, int]) -> None:
+    of = Steering(style(0), notes=notes).conditioning(np.zeros(12, np.int32))
+    tokens = of.tokens[DRUMS - conditioning.NOTES : DRUMS] - conditioning.TOKEN_OFFSET
+    assert dict(zip(*np.unique(tokens, return_counts=True), strict=True)) == expected
+    for pitch in notes or ():
+        assert tokens[pitch] == conditioning.MODEL_DECIDES
+
+
 async def test_a_fade_out_of_nothing_is_a_cut() -> None:
     plan = await fade(None, Steering(style(0.3)), 5.0).plan(PROMPTER)
     assert [(offset, percent(of)) for offset, of in plan] == [(0, 30)]

@@ -37,6 +37,7 @@ from magenta_bento.style import Embedding, blend
 STATS_EVERY_S = 1.0
 MAX_MESSAGE_CHARS = 9_000_000
 LONG_CHARS = 50_000  # parsing so many takes about a tenth of a millisecond
+NULLABLE = ("drums", "notes")  # null in an update leaves them to the model
 OPUS_KBPS = 192  # only MP3 has a bit rate of its own; the encoder wants one named
 
 T = TypeVar("T")
@@ -95,7 +96,9 @@ class Jam(Door):
     async def _start(self, start: messages.Start) -> messages.Started:
         style = await self._style(start.prompts)
         await self.stop()
-        steering = Steering(style, start.temperature, start.top_k, start.guidance, start.drums)
+        steering = Steering(
+            style, start.temperature, start.top_k, start.guidance, start.drums, start.notes
+        )
         seed = drawn(start.seed)
         await self.session.start(steering, seed, start.lead_ms / 1000)
         return messages.Started(
@@ -111,10 +114,9 @@ class Jam(Door):
         new = self.session.steering
         if new is None:
             raise RuntimeError("a session that plays has a steering")
-        for name in ("temperature", "top_k", "guidance", "drums"):
+        for name in ("temperature", "top_k", "guidance", "drums", "notes"):
             value = getattr(update, name)
-            # Only for drums null is a value.
-            if value is not None or (name == "drums" and name in update.model_fields_set):
+            if value is not None or (name in NULLABLE and name in update.model_fields_set):
                 new = replace(new, **{name: value})
         if update.prompts is not None:
             new = replace(new, style=await self._style(update.prompts))

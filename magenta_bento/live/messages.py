@@ -33,6 +33,8 @@ Guidance = Annotated[
     float,
     Field(ge=conditioning.GUIDANCE_RANGE[0], le=conditioning.GUIDANCE_RANGE[1]),
 ]
+Pitch = Annotated[int, Field(ge=0, lt=conditioning.NOTES)]
+Notes = Annotated[list[Pitch], Field(max_length=conditioning.NOTES)]
 Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random if absent.")]
 
 
@@ -80,6 +82,10 @@ class Start(_Message):
     top_k: TopK = conditioning.DEFAULT_TOP_K
     guidance: Guidance = conditioning.DEFAULT_GUIDANCE
     drums: bool | None = Field(None, description="true plays drums, false none, null either.")
+    notes: Notes | None = Field(
+        None,
+        description="MIDI pitches that sound, and no others; [] for none, null for any.",
+    )
     format: Literal["pcm", "ogg"] = Field("pcm", description="pcm is s16le; ogg holds Opus.")
     chunk_ms: int = Field(
         200,
@@ -103,7 +109,7 @@ class Start(_Message):
 
 
 class Update(_Message):
-    """Changes what is given and leaves the rest; null is as if absent, but for drums."""
+    """Changes what is given and leaves the rest; null is as if absent, but for drums, notes."""
 
     type: Literal["update"]
     id: Id = None
@@ -112,6 +118,7 @@ class Update(_Message):
     top_k: TopK | None = None
     guidance: Guidance | None = None
     drums: bool | None = Field(None, description="As in start; absent leaves it as it is.")
+    notes: Notes | None = Field(None, description="As in start; absent leaves them as they are.")
     ramp: float = Field(
         0.0,
         ge=0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from magenta_bento import conditioning
@@ -32,6 +33,7 @@ class Steering:
       top_k: 1 to 1,024.
       guidance: Of the style, -1 to 7.
       drums: True plays drums, False none, None leaves it to the model.
+      notes: MIDI pitches that sound, all others do not; None leaves them to the model.
     """
 
     style: Embedding
@@ -39,10 +41,13 @@ class Steering:
     top_k: int = conditioning.DEFAULT_TOP_K
     guidance: float = conditioning.DEFAULT_GUIDANCE
     drums: bool | None = None
+    notes: Sequence[int] | None = None
 
     def conditioning(self, tokens: StyleTokens) -> Conditioning:
         drums = conditioning.NOT_GIVEN if self.drums is None else int(self.drums)
-        controls = conditioning.Controls(conditioning.Guidance(style=self.guidance), drums=drums)
+        controls = conditioning.Controls(
+            conditioning.Guidance(style=self.guidance), conditioning.sounding(self.notes), drums
+        )
         return conditioning.build(tokens, controls, self.temperature, self.top_k)
 
 

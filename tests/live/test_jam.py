@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import json
 import time
 from typing import Any
@@ -115,6 +116,16 @@ async def test_drums_are_heard(server: Server) -> None:
     assert not same(heard[0], heard[2])
 
 
+async def test_notes_are_heard(server: Server) -> None:
+    heard = []
+    for notes in (None, [], [60], [72]):
+        async with jam_at(server.url) as jam:
+            await jam.start(notes=notes)
+            heard.append(await jam.hear(40))
+    for one, other in itertools.combinations(heard, 2):
+        assert not same(one, other)
+
+
 async def test_weights_are_blends(server: Server) -> None:
     body = {
         "text_prompts": ["funk", "jazz"],
@@ -173,6 +184,7 @@ async def changed(server: Server, plain: Pcm, update: dict[str, Any]) -> tuple[i
         # These move the demo model so little that the same codes are drawn for a while.
         ({"guidance": 7}, 50),
         ({"drums": True}, 50),
+        ({"notes": [62]}, 50),
     ],
 )
 async def test_a_change_is_heard_from_the_announced_frame_on_and_not_before(
@@ -196,9 +208,9 @@ async def test_an_update_of_nothing_changes_nothing(server: Server, plain: Pcm) 
     async with jam_at(server.url) as jam:
         await jam.start()
         await jam.hear(15)
-        # A null says "not given"; only for drums it has a meaning: either.
+        # A null says "not given"; only for drums and notes it has a meaning: any.
         await jam.ask(type="update", temperature=None, top_k=None, guidance=None, prompts=None)
-        await jam.ask(type="update", drums=None)
+        await jam.ask(type="update", drums=None, notes=None)
         assert same(await jam.hear(60), plain[: 60 * FRAME])
 
 
@@ -380,6 +392,10 @@ async def test_twenty_abrupt_disconnects_leave_no_slot(server: Server, idle: Non
         ('{"type": "update", "temperature": 5}', "temperature"),
         ('{"type": "update", "temperature": NaN}', "temperature"),
         ('{"type": "update", "ramp": 31}', "ramp"),
+        ('{"type": "update", "notes": [60, 128]}', "notes.1"),
+        ('{"type": "update", "notes": [-1]}', "notes.0"),
+        ('{"type": "update", "notes": [60.5]}', "notes.0"),
+        ('{"type": "update", "notes": 60}', "notes"),
         ('{"type": "update", "prompts": []}', "prompts"),
         ('{"type": "update", "prompts": [{"text": ""}]}', "text"),
         ('{"type": "update", "prompts": [{"text": "a", "weight": 0}]}', "weight"),

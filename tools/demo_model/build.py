@@ -33,19 +33,19 @@ PACKAGE = Path(__file__).parents[2] / "magenta_bento"
 HOME = PACKAGE / "weights" / "demo"
 # Upstream halves what the codec says before it becomes int16.
 GAIN = 2.0
-# Of the whole time: module, its share, more arguments.
+# Module, and its share of the whole time; what makes data takes what it takes.
 TRAININGS = (
-    ("style.pairs", None, ("--pieces", "6000")),
-    ("style.train", 0.08, ()),
-    ("codec.train", 0.4, ()),
-    ("lm.data", 0.07, ()),
-    ("lm.train", 0.45, ()),
+    ("style.pairs", None),
+    ("style.train", 0.05),
+    ("codec.train", 0.35),
+    ("lm.data", None),
+    ("lm.train", 0.6),
 )
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--minutes", type=float, default=480.0, help="of training")
+    options.add_argument("--minutes", type=float, default=360.0, help="of training")
     options.add_argument("--assemble", action="store_true", help="from what has been trained")
     chosen = options.parse_args()
     if not chosen.assemble:
@@ -57,9 +57,9 @@ def main() -> None:
 
 def train(minutes: float) -> None:
     """Runs each training in a process of its own, so that its memory ends with it."""
-    for module, share, arguments in TRAININGS:
+    for module, share in TRAININGS:
         time = () if share is None else ("--minutes", f"{share * minutes:.1f}")
-        command = [sys.executable, "-m", f"tools.demo_model.{module}", *arguments, *time]
+        command = [sys.executable, "-m", f"tools.demo_model.{module}", *time]
         print("#", *command[1:], flush=True)
         subprocess.run(command, check=True)
 

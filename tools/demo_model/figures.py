@@ -27,6 +27,7 @@ SEEDS = 20
 AT_ONCE = 8
 TIMEOUT_S = 300
 SKIPPED_S = 1.0  # of each piece: a stream begins in silence
+LOWEST_HELD = 57  # A3, and a semitone more for each seed
 LIVE = {"type": "start", "chunk_ms": 400, "lead_ms": 10_000}
 
 Samples = np.ndarray  # float32 [N, 2] at 48 kHz
@@ -70,13 +71,22 @@ class Listener:
         answer.raise_for_status()
         return np.asarray(answer.json()["embedding"], np.float32)
 
-    def live(self, prompt: str, *, drums: bool) -> list[Samples]:
-        """What /ws/jam plays with drums switched on, or off."""
+    def live(self, prompt: str, **fields: object) -> list[Samples]:
+        """What /ws/jam plays with fields of its ``start``, as ``drums=True``."""
+        return self._live(prompt, lambda seed: fields)
+
+    def held(self, prompt: str) -> list[tuple[int, Samples]]:
+        """MIDI pitches, and what /ws/jam plays while each is held and nothing else, no drums."""
+        pitches = [LOWEST_HELD + seed for seed in range(self.seeds)]
+        fields = lambda seed: {"notes": [pitches[seed]], "drums": False}  # noqa: E731
+        return list(zip(pitches, self._live(prompt, fields), strict=True))
+
+    def _live(self, prompt: str, fields: Callable[[int], dict[str, object]]) -> list[Samples]:
         address = self.url.replace("http", "ws", 1) + "/ws/jam"
         wanted = round((self.seconds + SKIPPED_S) * measures.SAMPLE_RATE_HZ)
 
         def one(seed: int) -> Samples:
-            start = {**LIVE, "prompts": [{"text": prompt}], "seed": seed, "drums": drums}
+            start = {**LIVE, "prompts": [{"text": prompt}], "seed": seed, **fields(seed)}
             heard = b""
             with connect(address, max_size=None) as jam:
                 jam.send(json.dumps(start))
@@ -112,6 +122,12 @@ def each(measure: Measure, pieces: Sequence[Samples]) -> np.ndarray:
     return np.array([measure(piece) for piece in pieces])
 
 
+def share_of_pitch(held: tuple[int, Samples]) -> float:
+    """The share of frames whose strongest pitch class is the held one's; silence has none."""
+    pitch, sound = held
+    return float(np.mean(measures.pitch_classes(sound) == pitch % 12))
+
+
 def loudness_drift_db(sound: Samples) -> float:
     """How far the loudest or quietest 10 s are from the first 5 s, dB."""
     first = measures.loudness_dbfs(sound[: 5 * measures.SAMPLE_RATE_HZ], 5.0)[0]
@@ -134,6 +150,7 @@ def _skipped(sound: Samples) -> Samples:
 
 
 PROMPTS = ("drums only", "soft ambient pad", "deep bass", "bright lead", "warm pad")
+HELD_PROMPTS = ("bright lead", "warm pad")
 
 
 def main() -> None:
@@ -156,6 +173,9 @@ def main() -> None:
         pieces = listener.live("techno", drums=on)
         told_drums = _spread(each(measures.onsets_per_s, pieces))
         print(f"\ntechno with drums {'on' if on else 'off'}: {told_drums} onsets/s")
+    for prompt in HELD_PROMPTS:
+        told_pitch = _spread(np.array([share_of_pitch(held) for held in listener.held(prompt)]))
+        print(f"\na note held in {prompt}: of its pitch class {told_pitch} of the frames")
     print("\n| Weights of bright lead, deep bass | Power below 200 Hz |\n|---|---|")
     for weights in ((3, 1), (1, 1), (1, 3)):
         pieces = listener.blend(("bright lead", "deep bass"), weights)

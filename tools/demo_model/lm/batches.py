@@ -29,6 +29,7 @@ WRONG_FRAMES = 0.03  # share of past frames that are another of the window
 # become any. The last codes are near to noise, but tell a piece like a finger its owner.
 BLURS = ((0.25, 0.0, 11), (0.4, 0.4, 2), (0.2, 1.0, 1), (0.15, 0.8, 0))
 EARLY_FRAMES, EARLY_WEIGHT = 10, 6.0  # after a beginning or a jump
+ONSET_WEIGHT = 2.5  # of a frame in which a note begins: there the given notes tell most
 # Silence after silence is the one thing that is easy to tell, and a cold sampler's trap.
 SILENT_WEIGHT, SILENT_LEVELS = 0.2, 3
 
@@ -100,6 +101,8 @@ def _window(
         weights[begin : begin + EARLY_FRAMES] = EARLY_WEIGHT
     silent = (codes == material.silence)[:, :SILENT_LEVELS].all(axis=1)
     weights[1:][silent[1:] & silent[:-1]] = SILENT_WEIGHT
+    begins = (labels.notes == conditions.ONSET).any(axis=1)
+    weights[begins] = np.maximum(weights[begins], ONSET_WEIGHT)
     _, other, _ = _stretch(material, frames, rng)
     return previous, fresh, conditions.draw(labels, other, rng), codes, weights
 
@@ -120,6 +123,7 @@ def _stretch(
         style=np.broadcast_to(material.wishes[piece, way], (frames, LEVELS)),
         notes=pieces.notes[piece, here],
         drums=pieces.drums[piece, here],
+        by_hand=np.full(frames, pieces.by_hand[piece]),
     )
     before = pieces.codes[piece, start - 1].astype(np.int32) if start else None
     return pieces.codes[piece, here].astype(np.int32), labels, before

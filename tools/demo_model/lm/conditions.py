@@ -23,8 +23,8 @@ STYLE_DROPPED, NOTES_DROPPED, DRUMS_DROPPED = 0.15, 0.4, 0.45
 STYLE_TRUSTED = conditioning.DEFAULT_GUIDANCE
 NOTES_TRUSTED = DRUMS_TRUSTED = 1.0
 DEFAULT_SHARE = 0.6  # of guidances that are the default, the others uniform
-ONSETS_LEFT_OPEN = 0.3  # how often "on, onset or not" stands for both
-PITCHES_HIDDEN, ONLY_HELD = 0.25, 0.2  # how often some pitches, or all that are off, are masked
+ONSETS_LEFT_OPEN = 0.5  # how often "on, onset or not" stands for both
+PITCHES_HIDDEN, ONLY_HELD = 0.15, 0.25  # how often some pitches, or all that are off, are masked
 STARTS_LATE = 0.15  # how often notes or drums are given only from some frame on
 OFF, ON, ONSET, ON_OR_ONSET = 0, 1, 2, 3
 
@@ -37,11 +37,14 @@ class Labels:
       style: int [T, 12], 0 to 1023.
       notes: int [T, 128], 0 off, 1 sustained, 2 onset.
       drums: int [T], 0 or 1.
+      by_hand: bool [T], where the notes are a player's. They are always given and true: without
+        them the style alone would have to ask for such music, which no style does.
     """
 
     style: np.ndarray
     notes: np.ndarray
     drums: np.ndarray
+    by_hand: np.ndarray
 
 
 def joined(parts: Sequence[Labels]) -> Labels:
@@ -75,9 +78,11 @@ def draw(own: Labels, other: Labels, rng: np.random.RandomState) -> np.ndarray:
     tokens = np.full((frames, SIZE), NOT_GIVEN, np.int32)
     if rng.uniform() >= STYLE_DROPPED:
         tokens[:, :STYLE_TOKENS] = style
+    given = own.by_hand.copy()
     if rng.uniform() >= NOTES_DROPPED:
-        first = _first_frame(frames, rng)
-        tokens[first:, STYLE_TOKENS : STYLE_TOKENS + NOTES] = _partly(notes, rng)[first:]
+        given[_first_frame(frames, rng) :] = True
+    notes = np.where(own.by_hand[:, None], own.notes, notes)
+    tokens[given, STYLE_TOKENS : STYLE_TOKENS + NOTES] = _partly(notes, rng)[given]
     if rng.uniform() >= DRUMS_DROPPED:
         first = _first_frame(frames, rng)
         tokens[first:, STYLE_TOKENS + NOTES] = drums[first:]

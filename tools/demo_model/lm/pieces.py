@@ -24,13 +24,17 @@ class Pieces:
       codes: int16 [P, F, 12].
       notes: int8 [P, F, 128].
       drums: int8 [P, F], 1 in bars that drums play in, as someone means who asks for drums.
-      summaries: float32 [P, clips, 416], of the sound, as the style model hears it.
-      captions: str [P, captions].
+      by_hand: bool [P], whether the notes are a player's: the style alone does not ask for them.
+      weights: float32 [P, 2], of the two styles that it sounds like; the same twice for most.
+      summaries: float32 [P, 2, clips, 416], of each style's sound, as the style model hears it.
+      captions: str [P, 2, captions], of each style.
     """
 
     codes: np.ndarray
     notes: np.ndarray
     drums: np.ndarray
+    by_hand: np.ndarray
+    weights: np.ndarray
     summaries: np.ndarray
     captions: np.ndarray
 

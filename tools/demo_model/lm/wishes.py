@@ -19,13 +19,15 @@ CHUNK = 1_024  # captions at once
 
 def tokens(pieces: Pieces, ear: Ear, seed: int) -> np.ndarray:
     """Style tokens int16 [P, ways, 12]."""
-    count, clips, size = pieces.summaries.shape
+    count, styles, clips, size = pieces.summaries.shape
     heard = network.audio_latent(ear.parameters, pieces.summaries.reshape(-1, size))
-    heard = np.asarray(heard).reshape(count, clips, -1).mean(axis=1)
+    heard = np.asarray(heard).reshape(count, styles, clips, -1).mean(axis=2)
     texts = pieces.captions.ravel().tolist()
     asked = np.concatenate([ear.text(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)])
-    asked = asked.reshape(count, -1, asked.shape[-1])
-    latents = np.concatenate([np.repeat(heard[:, None], BY_SOUND, axis=1), asked], axis=1)
+    asked = asked.reshape(count, styles, -1, asked.shape[-1])
+    by_style = np.concatenate([np.repeat(heard[:, :, None], BY_SOUND, axis=2), asked], axis=2)
+    # As the service blends prompts: a mean that is not made a unit again.
+    latents = np.einsum("ps,pswd->pwd", pieces.weights, by_style)
     noise = np.random.RandomState(seed).standard_normal(latents.shape)
     noise *= SHAKE / latents.shape[-1] ** 0.5
     noise[:, 0] = 0

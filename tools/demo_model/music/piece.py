@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.demo_model.music import captions, drumming, parts
+from tools.demo_model.music import captions, drumming, keyboard, parts
 from tools.demo_model.music.harmony import BLUES
 from tools.demo_model.music.kits import hit
 from tools.demo_model.music.melody import Melody
@@ -67,17 +67,20 @@ class Piece:
     style: Style
 
 
-def compose(seed: int, frames: int, style: Style | None = None) -> Piece:
+def compose(seed: int, frames: int, style: Style | None = None, *, by_hand: bool = False) -> Piece:
     """A piece of music.
 
     Args:
       seed: Not negative.
       frames: Its length, 25 a second.
       style: None for one drawn from the seed.
+      by_hand: Instead of its tonal parts, somebody plays a keyboard in its sounds.
     """
     if style is None:
         style = draw(np.random.default_rng((seed, 0)))
     events, strokes, drumming_bars = _write(seed, frames, style)
+    if by_hand:
+        events = keyboard.held(np.random.default_rng((seed, 3)), frames, style)
     bar = np.minimum(np.arange(frames) // style.bar_frames, len(drumming_bars) - 1)
     return Piece(
         samples=_render(events, strokes, frames, style),
