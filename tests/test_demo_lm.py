@@ -323,10 +323,10 @@ def test_batches_are_aligned_and_the_same_each_time(material: batches.Material) 
         assert not np.array_equal(one, getattr(other, field.name))
     assert batch.chosen.shape == (40 * 16 // 2,)
     # Frame t follows frame t - 1, but where one was made wrong or a window jumps.
-    assert np.mean(batch.previous[..., 0] + 1 == batch.codes[..., 0]) > 0.7
+    assert np.mean(batch.previous[..., 0] + 1 == batch.codes[..., 0]) > 0.5
     np.testing.assert_array_equal(batch.fresh[:, 1:], False)
     np.testing.assert_array_equal(batch.codes[batch.fresh[:, 0], 0, 0] % 40, 0)
-    assert 0.05 < batch.fresh[:, 0].mean() < 0.5
+    assert 0.2 < batch.fresh[:, 0].mean() < 0.8
 
 
 def test_labels_are_of_the_frames_themselves(material: batches.Material) -> None:

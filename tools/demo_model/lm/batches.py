@@ -21,14 +21,14 @@ from tools.demo_model.lm.network import CODES, LEVELS
 from tools.demo_model.lm.pieces import Pieces
 from tools.demo_model.lm.wishes import BY_SOUND
 
-FROM_THE_START = 0.35
-JUMPS = (0.35, 0.35, 0.3)  # how often none, one, two in a window
+FROM_THE_START = 0.5
+JUMPS = (0.1, 0.2, 0.3, 0.2, 0.2)  # how often none, one, two and so on in a window
 ASKED_BY_SOUND = 0.4
 WRONG_FRAMES = 0.03  # share of past frames that are another of the window
 # How often, what share of the past frames, and from which level on at the least: their codes
 # become any. The last codes are near to noise, but tell a piece like a finger its owner.
-BLURS = ((0.25, 0.0, 11), (0.4, 0.4, 2), (0.2, 1.0, 1), (0.15, 0.8, 0))
-EARLY_FRAMES, EARLY_WEIGHT = 10, 6.0  # after a beginning or a jump
+BLURS = ((0.15, 0.0, 11), (0.3, 0.4, 2), (0.25, 1.0, 1), (0.3, 0.8, 0))
+EARLY_FRAMES, EARLY_WEIGHT = 25, 5.0  # after a beginning or a jump
 ONSET_WEIGHT = 2.5  # of a frame in which a note begins: there the given notes tell most
 # Silence after silence is the one thing that is easy to tell, and a cold sampler's trap.
 SILENT_WEIGHT, SILENT_LEVELS = 0.2, 3
