@@ -6,7 +6,8 @@ tools/demo_model/figures.py; docs/demo-model.md has the figures that were measur
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ UNLIMITED = {
     "RATE_LIMIT_PER_HOUR": "0",
     "MAX_CONCURRENT_PER_CLIENT": "0",
 }
+Text = Callable[[str], list[np.ndarray]]
 REFERENCES = ("techno", "pads only", "piano solo", "drums only", "funk")
 
 
@@ -33,28 +35,34 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
         yield Listener(server.url)
 
 
-def test_drums_strike_and_pads_sing(listener: Listener) -> None:
-    drums, pads = listener.text("drums only"), listener.text("soft ambient pad")
+@pytest.fixture(scope="module")
+def text(listener: Listener) -> Text:
+    """What a prompt sounds like, made once."""
+    return functools.cache(listener.text)
+
+
+def test_drums_strike_and_pads_sing(text: Text) -> None:
+    drums, pads = text("drums only"), text("soft ambient pad")
     strikes, swells = each(measures.onsets_per_s, drums), each(measures.onsets_per_s, pads)
     assert np.median(strikes) > 3 * np.median(swells)
     struck, sung = each(measures.tonal_share, drums), each(measures.tonal_share, pads)
     assert np.median(struck) < 0.7 * np.median(sung)
 
 
-def test_a_deep_bass_is_deep(listener: Listener) -> None:
-    assert np.median(each(below_200_hz, listener.text("deep bass"))) > 0.5
+def test_a_deep_bass_is_deep(text: Text) -> None:
+    assert np.median(each(below_200_hz, text("deep bass"))) > 0.5
 
 
-def test_a_bright_lead_is_brighter_than_a_warm_pad(listener: Listener) -> None:
-    bright = each(measures.centroid_hz, listener.text("bright lead"))
-    warm = each(measures.centroid_hz, listener.text("warm pad"))
+def test_a_bright_lead_is_brighter_than_a_warm_pad(text: Text) -> None:
+    bright = each(measures.centroid_hz, text("bright lead"))
+    warm = each(measures.centroid_hz, text("warm pad"))
     assert np.median(bright) > 1.25 * np.median(warm)
     assert np.mean(bright > np.median(warm)) >= 0.8
 
 
-def test_a_blend_lies_between_and_moves_with_its_weights(listener: Listener) -> None:
+def test_a_blend_lies_between_and_moves_with_its_weights(listener: Listener, text: Text) -> None:
     parents = ("bright lead", "deep bass")
-    low, high = (np.median(each(below_200_hz, listener.text(parent))) for parent in parents)
+    low, high = (np.median(each(below_200_hz, text(parent))) for parent in parents)
     mixed = [
         each(below_200_hz, listener.blend(parents, weights)) for weights in ((3, 1), (1, 1), (1, 3))
     ]
