@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Int32 = NDArray[np.int32]
 
 NOT_GIVEN = -1
-OFF, MODEL_DECIDES = 0, 3  # of a note; between them sustained and onset
+OFF, SUSTAINED, ONSET, MODEL_DECIDES = 0, 1, 2, 3  # of a note that is given
 STYLE_TOKENS = upstream.MUSICCOCA.rvq_truncation_level
 NOTES = upstream.PIANOROLL_WITH_ONSETS.rvq_truncation_level
 SIZE = STYLE_TOKENS + NOTES + 1 + 3

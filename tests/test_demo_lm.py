@@ -19,14 +19,7 @@ from magenta_rt.config import ModelSpec
 from magenta_bento import conditioning
 from magenta_bento.model.architecture import ARCHITECTURES, DemoModel
 from tools.demo_model import checkpoint, measures
-from tools.demo_model.lm import (
-    batches,
-    conditions,
-    network,
-    objective,
-    parameters,
-    takes,
-)
+from tools.demo_model.lm import batches, conditions, network, objective, parameters, takes
 from tools.demo_model.lm.pieces import Pieces
 
 DEMO = ARCHITECTURES["demo"]

@@ -78,8 +78,8 @@ class Listener:
     def held(self, prompt: str) -> list[tuple[int, Samples]]:
         """MIDI pitches, and what /ws/jam plays while each is held and nothing else, no drums."""
         pitches = [LOWEST_HELD + seed for seed in range(self.seeds)]
-        fields = lambda seed: {"notes": [pitches[seed]], "drums": False}  # noqa: E731
-        return list(zip(pitches, self._live(prompt, fields), strict=True))
+        heard = self._live(prompt, lambda seed: {"notes": [pitches[seed]], "drums": False})
+        return list(zip(pitches, heard, strict=True))
 
     def _live(self, prompt: str, fields: Callable[[int], dict[str, object]]) -> list[Samples]:
         address = self.url.replace("http", "ws", 1) + "/ws/jam"

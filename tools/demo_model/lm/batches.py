@@ -16,6 +16,7 @@ import itertools
 
 import numpy as np
 
+from magenta_bento import conditioning
 from tools.demo_model.lm import conditions
 from tools.demo_model.lm.network import CODES, LEVELS
 from tools.demo_model.lm.pieces import Pieces
@@ -101,7 +102,7 @@ def _window(
         weights[begin : begin + EARLY_FRAMES] = EARLY_WEIGHT
     silent = (codes == material.silence)[:, :SILENT_LEVELS].all(axis=1)
     weights[1:][silent[1:] & silent[:-1]] = SILENT_WEIGHT
-    begins = (labels.notes == conditions.ONSET).any(axis=1)
+    begins = (labels.notes == conditioning.ONSET).any(axis=1)
     weights[begins] = np.maximum(weights[begins], ONSET_WEIGHT)
     _, other, _ = _stretch(material, frames, rng)
     return previous, fresh, conditions.draw(labels, other, rng), codes, weights

@@ -16,17 +16,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from magenta_bento import conditioning
-from magenta_bento.conditioning import NOT_GIVEN, NOTES, SIZE, STYLE_TOKENS, TOKEN_OFFSET
+from magenta_bento.conditioning import (
+    MODEL_DECIDES,
+    NOT_GIVEN,
+    NOTES,
+    OFF,
+    SIZE,
+    STYLE_TOKENS,
+    TOKEN_OFFSET,
+)
 
 STYLE_DROPPED, NOTES_DROPPED, DRUMS_DROPPED = 0.15, 0.4, 0.45
 # Each label is trusted fully from its default guidance on, and not at all at 0.
 STYLE_TRUSTED = conditioning.DEFAULT_GUIDANCE
 NOTES_TRUSTED = DRUMS_TRUSTED = 1.0
 DEFAULT_SHARE = 0.6  # of guidances that are the default, the others uniform
-ONSETS_LEFT_OPEN = 0.5  # how often "on, onset or not" stands for both
+ONSETS_LEFT_OPEN = 0.5  # how often "model decides" stands for sustained and onset
 PITCHES_HIDDEN, ONLY_HELD = 0.15, 0.25  # how often some pitches, or all that are off, are masked
 STARTS_LATE = 0.15  # how often notes or drums are given only from some frame on
-OFF, ON, ONSET, ON_OR_ONSET = 0, 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +44,9 @@ class Labels:
       style: int [T, 12], 0 to 1023.
       notes: int [T, 128], 0 off, 1 sustained, 2 onset.
       drums: int [T], 0 or 1.
-      by_hand: bool [T], where the notes are a player's. They are always given and true: without
-        them the style alone would have to ask for such music, which no style does.
+      by_hand: bool [T], where the notes are a player's. But for hidden pitches they are always
+        given, and true: without them the style alone would ask for such music, which no style
+        does.
     """
 
     style: np.ndarray
@@ -109,7 +117,7 @@ def _partly(notes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     notes = notes.astype(np.int32)
     held = (notes != OFF).any(axis=0)
     if rng.uniform() < ONSETS_LEFT_OPEN:
-        notes[notes != OFF] = ON_OR_ONSET
+        notes[notes != OFF] = MODEL_DECIDES
     kind = rng.uniform()
     if kind < PITCHES_HIDDEN:
         low, high = np.sort(rng.randint(NOTES, size=2))

@@ -29,9 +29,9 @@ def held(rng: np.random.Generator, frames: int, style: Style) -> list[Event]:
     """The notes of a piece in the sounds of a style; none if it has none but drums."""
     if not style.parts:
         return []
-    parts = [str(rng.choice(style.parts))]
+    parts = {str(rng.choice(style.parts)): None}  # a set that keeps its order
     if rng.random() < UNISON_CHANCE:
-        parts.append(str(rng.choice(style.parts)))
+        parts[str(rng.choice(style.parts))] = None
     again = AGAIN_BEATS[int(rng.integers(len(AGAIN_BEATS)))] * 4 * style.sixteenth_frames
     events: list[Event] = []
     frame, pitch = 0, int(rng.integers(LOWEST, HIGHEST + 1))
@@ -47,7 +47,7 @@ def held(rng: np.random.Generator, frames: int, style: Style) -> list[Event]:
         count = NOTES_AT_ONCE[int(rng.integers(len(NOTES_AT_ONCE)))]
         others = pitch + rng.choice(np.arange(1, 13), count - 1, replace=False)
         for key in (pitch, *others.tolist()):
-            for part in dict.fromkeys(parts):
+            for part in parts:
                 events += _key(style, part, key, frame, length, again)
         frame += length
     return events
