@@ -268,12 +268,8 @@ def test_notes_by_hand_are_always_given_and_true() -> None:
     for _ in range(200):
         drawn = conditions.draw(labels, labels, random) - conditioning.TOKEN_OFFSET
         notes = drawn[:20, 12:140]
-        shown = (notes != conditioning.NOT_GIVEN).any(axis=1)
-        # A range of pitches may be hidden from all of a window.
-        if shown.any():
-            assert shown.all()
-            assert set(notes[:, 60]) <= {-1, 1, 2, 3}
-            assert (np.delete(notes, 60, axis=1) <= 0).all()
+        assert set(notes[:, 60]) <= {1, 2, 3}
+        assert (np.delete(notes, 60, axis=1) <= 0).all()
 
 
 def test_a_take_tells_what_it_is_made_of() -> None:
@@ -315,21 +311,25 @@ def test_batches_are_aligned_and_the_same_each_time(material: batches.Material) 
         np.testing.assert_array_equal(one, getattr(again, field.name))
         assert not np.array_equal(one, getattr(other, field.name))
     assert batch.chosen.shape == (40 * 16 // 2,)
-    # Frame t follows frame t - 1, but where one was made wrong or a window jumps.
-    assert np.mean(batch.previous[..., 0] + 1 == batch.codes[..., 0]) > 0.5
+    # Frame t follows frame t - 1, but where one was made wrong or a window jumps or goes astray.
+    assert np.mean(batch.previous[..., 0] + 1 == batch.codes[..., 0]) > 0.4
     np.testing.assert_array_equal(batch.fresh[:, 1:], False)
     np.testing.assert_array_equal(batch.codes[batch.fresh[:, 0], 0, 0] % 40, 0)
     assert 0.2 < batch.fresh[:, 0].mean() < 0.8
 
 
 def test_labels_are_of_the_frames_themselves(material: batches.Material) -> None:
-    batch = batches.draw(material, 7, 0, windows=600, frames=16, share=1.0)
+    """Where they are learnt from: elsewhere a window may be astray."""
+    batch = batches.draw(material, 7, 0, windows=600, frames=16, share=0.5)
+    learnt = np.isin(np.arange(600 * 16), batch.chosen).reshape(600, 16)
     drums = batch.conditioning[..., 140] - conditioning.TOKEN_OFFSET
     guidance = batch.conditioning[..., 143] - conditioning.TOKEN_OFFSET - 1.0  # to the nearest 1
     sure = guidance > conditions.DRUMS_TRUSTED
     given = (drums >= 0) & sure
-    assert given.sum() > 500
-    np.testing.assert_array_equal(drums[given], (batch.codes[..., 0] % 2)[given])
+    assert (given & learnt).sum() > 500
+    right = drums == batch.codes[..., 0] % 2
+    assert right[given & learnt].all()
+    assert 0.02 < np.mean(~right[given]) < 0.3  # astray, half of them by chance right
 
 
 def test_shards_are_trained_on_or_held_out(material: batches.Material, tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ from serving import serving
 
 from tools.demo_model import figures, measures
 from tools.demo_model.figures import Listener, below_200_hz, each
-from tools.demo_model.music.piece import compose
-from tools.demo_model.music.styles import StyleHint, draw
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -26,7 +24,6 @@ UNLIMITED = {
     "MAX_CONCURRENT_PER_CLIENT": "0",
 }
 Text = Callable[[str], list[np.ndarray]]
-REFERENCES = ("techno", "pads only", "piano solo", "drums only", "funk")
 
 
 @pytest.fixture(scope="module")
@@ -61,22 +58,20 @@ def test_a_bright_lead_is_brighter_than_a_warm_pad(text: Text) -> None:
 
 
 def test_a_blend_lies_between_and_moves_with_its_weights(listener: Listener, text: Text) -> None:
-    parents = ("bright lead", "deep bass")
-    low, high = (np.median(each(below_200_hz, text(parent))) for parent in parents)
-    mixed = [
-        each(below_200_hz, listener.blend(parents, weights)) for weights in ((3, 1), (1, 1), (1, 3))
-    ]
-    # Three parts of one are often it alone: only of equal parts most lie well between.
-    assert np.mean((mixed[1] > low) & (mixed[1] < high)) > 0.6, mixed
-    medians = [np.median(shares) for shares in mixed]
-    assert medians == sorted(medians)
-    assert medians[2] - medians[0] > 0.3 * (high - low)
+    low, high = (np.median(each(below_200_hz, text(parent))) for parent in figures.BLENDED)
+    blends = [listener.blend(figures.BLENDED, weights) for weights in figures.BLENDS]
+    deep = np.stack([each(below_200_hz, blend) for blend in blends])
+    assert np.mean((deep > low) & (deep < high)) > 0.6, deep
+    # The bass is louder: its power soon is nearly all. How bright a blend is tells more.
+    centres = [np.median(each(measures.centroid_hz, blend)) for blend in blends]
+    assert centres == sorted(centres, reverse=True)
+    assert centres[0] > 1.25 * centres[2]
 
 
 def test_drums_are_played_and_left_out(listener: Listener) -> None:
     on, off = (listener.live("techno", drums=drums) for drums in (True, False))
     struck, left = each(measures.onsets_per_s, on), each(measures.onsets_per_s, off)
-    assert np.median(struck) > 1.3 * np.median(left)
+    assert np.median(struck) > 2 * np.median(left)
 
 
 @pytest.mark.parametrize("prompt", figures.HELD_PROMPTS)
@@ -87,24 +82,16 @@ def test_a_held_note_is_heard(listener: Listener, prompt: str) -> None:
 
 
 def test_a_reference_pulls_towards_its_own_style(listener: Listener) -> None:
-    rng = np.random.default_rng(7)
-    references = [
-        compose(9_000_000 + number, 300, draw(rng, StyleHint((family,)))).samples
-        for number, family in enumerate(REFERENCES)
-    ]
-    ears = np.stack([listener.embedding(reference) for reference in references])
-    nearest = []
-    for seed in range(4):
-        for number, reference in enumerate(references):
-            heard = listener.embedding(listener.audio(reference, seed))
-            nearest.append(int(np.argmax(ears @ heard)) == number)
-    assert len(nearest) == 20
-    assert np.mean(nearest) > 0.4  # by chance a fifth
+    cosines = figures.likeness(listener.url)
+    own = np.eye(len(figures.REFERENCES), dtype=bool)
+    nearest = np.argmax(cosines, axis=2) == np.arange(len(own))
+    assert nearest.size == 20
+    assert np.mean(nearest) > 0.4, cosines  # by chance a fifth
+    assert np.mean(cosines[:, own]) > np.mean(cosines[:, ~own]) + 0.2, cosines
 
 
 def test_a_minute_stays_alive(listener: Listener) -> None:
     minute = Listener(listener.url, seconds=60.0)
     drifts = each(figures.loudness_drift_db, minute.text("funk"))
-    # Within 6 dB is what is wanted of all; docs/demo-model.md tells how many there are.
-    assert np.mean(drifts < 6) >= 0.4, drifts
-    assert drifts.max() < 18, drifts
+    assert np.mean(drifts < 6) >= 0.7, drifts
+    assert drifts.max() < 14, drifts

@@ -14,7 +14,7 @@ from magenta_bento import style
 from tools.demo_model import vocabulary
 from tools.demo_model.lm import wishes
 from tools.demo_model.lm.pieces import Pieces
-from tools.demo_model.style import network, quantiser, spectrum
+from tools.demo_model.style import adapt, network, quantiser, spectrum
 from tools.demo_model.style.ear import Ear
 from tools.demo_model.style.files import files
 
@@ -146,3 +146,32 @@ def test_the_files_are_small_and_always_the_same(ear: Ear) -> None:
     built = files(ear)
     assert sum(map(len, built.values())) < 4_000_000
     assert built == files(ear)
+
+
+def test_the_ear_learns_to_hear_through_a_codec_and_nothing_else_changes(ear: Ear) -> None:
+    random = np.random.RandomState(4)
+    clean = 0.3 + random.standard_normal((64, spectrum.SUMMARY_SIZE)).astype(np.float32)
+    wanted = np.asarray(network.audio_latent(ear.parameters, clean))
+    coded = clean + 1.5 * np.sin(np.arange(spectrum.SUMMARY_SIZE, dtype=np.float32))
+    both = np.concatenate([clean, coded])
+    adapted = adapt.adapt(ear, both, np.concatenate([wanted, wanted]), steps=150)
+    before, after = (
+        np.sum(network.audio_latent(model.parameters, coded) * wanted, axis=-1).mean()
+        for model in (ear, adapted)
+    )
+    assert after > 0.5 * (1 + before)
+    assert np.sum(network.audio_latent(adapted.parameters, clean) * wanted, axis=-1).mean() > 0.9
+    np.testing.assert_array_equal(ear.text(PROMPTS), adapted.text(PROMPTS))
+    np.testing.assert_array_equal(ear.tokens(wanted), adapted.tokens(wanted))
+
+
+def test_codes_are_heard_as_what_they_sound_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    sounds = np.repeat(_clips()[:2, :, None], 2, axis=2)
+    louder = np.repeat(sounds, 3, axis=1)  # at 48 kHz, each sample three times
+    monkeypatch.setattr(adapt.codec, "decode", lambda codes: louder[codes[:, 0, 0]])
+    summaries = adapt.heard(np.array([1, 0, 1])[:, None, None] * np.ones((1, 250, 12), int))
+    np.testing.assert_array_equal(summaries[0], summaries[2])
+    assert not np.allclose(summaries[0], summaries[1])
+    direct = spectrum.summary(spectrum.log_bands(_clips()[1]))
+    tone = slice(None, spectrum.BANDS)
+    assert np.argmax(summaries[0][tone]) == np.argmax(direct[tone])

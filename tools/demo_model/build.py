@@ -2,8 +2,9 @@
 
 1. The style model hears pieces of our own music and reads their captions.
 2. The codec turns pieces into codes and learns to turn codes into sound.
-3. The language model learns to write codes, for the styles, notes and drums of the pieces.
-4. What they learned is written in the layout of a real model, and heard.
+3. The style model learns to hear what the codec does to music as that music.
+4. The language model learns to write codes, for the styles, notes and drums of the pieces.
+5. What they learned is written in the layout of a real model, and heard.
 
 Everything between, and what a run leaves off and goes on with, is in ``.cache/demo_model``.
 ``--minutes`` is the time of all the training together; ``--assemble`` does the last step alone.
@@ -39,6 +40,7 @@ TRAININGS = (
     ("style.train", 0.05),
     ("codec.train", 0.35),
     ("lm.data", None),
+    ("style.adapt", None),
     ("lm.train", 0.6),
 )
 

@@ -10,6 +10,7 @@ Invariant: the same server, seeds and seconds give the same figures.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ import soundfile
 from websockets.sync.client import connect
 
 from tools.demo_model import measures
+from tools.demo_model.music.piece import compose
+from tools.demo_model.music.styles import StyleHint, draw
 
 SEEDS = 20
 AT_ONCE = 8
@@ -134,6 +137,36 @@ def loudness_drift_db(sound: Samples) -> float:
     return float(np.max(np.abs(measures.loudness_dbfs(sound, 10.0) - first)))
 
 
+@functools.cache
+def references() -> tuple[Samples, ...]:
+    """Pieces of :data:`REFERENCES`, of two whole clips as an audio encoder takes them."""
+    rng = np.random.default_rng(7)
+    return tuple(
+        compose(9_000_000 + number, REFERENCE_FRAMES, draw(rng, StyleHint((family,)))).samples
+        for number, family in enumerate(REFERENCES)
+    )
+
+
+def likeness(url: str) -> np.ndarray:
+    """How near what is made from a reference is to each of them, in the audio encoder's space.
+
+    Returns:
+      float [REFERENCE_SEEDS, 5, 5]: cosines, of what was made from one (row) to one (column).
+    """
+    listener = Listener(url, seconds=10.0)
+    ears = np.stack([listener.embedding(reference) for reference in references()])
+    made = [
+        listener.embedding(listener.audio(reference, seed))
+        for seed in range(REFERENCE_SEEDS)
+        for reference in references()
+    ]
+    unit_ears, unit_made = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (ears, np.stack(made))
+    )
+    cosines: np.ndarray = unit_made @ unit_ears.T
+    return cosines.reshape(REFERENCE_SEEDS, len(REFERENCES), len(REFERENCES))
+
+
 def _file(sound: Samples) -> dict[str, tuple[str, bytes]]:
     file = io.BytesIO()
     soundfile.write(file, sound, measures.SAMPLE_RATE_HZ, format="WAV")
@@ -151,6 +184,10 @@ def _skipped(sound: Samples) -> Samples:
 
 PROMPTS = ("drums only", "soft ambient pad", "deep bass", "bright lead", "warm pad")
 HELD_PROMPTS = ("bright lead", "warm pad")
+BLENDED, BLENDS = ("bright lead", "deep bass"), ((3, 1), (1, 1), (1, 3))
+MINUTES = ("funk", "techno", "warm pad", "ambient")
+REFERENCES = ("techno", "pads only", "piano solo", "drums only", "funk")
+REFERENCE_FRAMES, REFERENCE_SEEDS = 500, 4
 
 
 def main() -> None:
@@ -176,10 +213,23 @@ def main() -> None:
     for prompt in HELD_PROMPTS:
         told_pitch = _spread(np.array([share_of_pitch(held) for held in listener.held(prompt)]))
         print(f"\na note held in {prompt}: of its pitch class {told_pitch} of the frames")
-    print("\n| Weights of bright lead, deep bass | Power below 200 Hz |\n|---|---|")
-    for weights in ((3, 1), (1, 1), (1, 3)):
-        pieces = listener.blend(("bright lead", "deep bass"), weights)
-        print(f"| {weights[0]} : {weights[1]} | {_spread(each(below_200_hz, pieces))} |")
+    print(f"\n| {' : '.join(BLENDED)} | Power below 200 Hz | Centroid, Hz |")
+    print("|---|---|---|")
+    for weights in BLENDS:
+        pieces = listener.blend(BLENDED, weights)
+        low, centre = each(below_200_hz, pieces), each(measures.centroid_hz, pieces)
+        print(f"| {weights[0]} : {weights[1]} | {_spread(low)} | {_spread(centre)} |")
+    cosines = likeness(listener.url)
+    own = np.mean(np.argmax(cosines, axis=2) == np.arange(len(REFERENCES)), axis=0)
+    for family, share in zip(REFERENCES, own, strict=True):
+        print(f"\nfrom a reference of {family}: nearest to it in {share:.0%}")
+    minute = Listener(listener.url, seconds=60.0)
+    for prompt in MINUTES:
+        drifts = each(loudness_drift_db, minute.text(prompt))
+        print(
+            f"\na minute of {prompt}: {np.sum(drifts < 6)} of {len(drifts)} within 6 dB, "
+            f"the farthest {drifts.max():.0f} dB off"
+        )
 
 
 def _spread(values: np.ndarray) -> str:

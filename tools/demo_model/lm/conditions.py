@@ -44,9 +44,8 @@ class Labels:
       style: int [T, 12], 0 to 1023.
       notes: int [T, 128], 0 off, 1 sustained, 2 onset.
       drums: int [T], 0 or 1.
-      by_hand: bool [T], where the notes are a player's. But for hidden pitches they are always
-        given, and true: without them the style alone would ask for such music, which no style
-        does.
+      by_hand: bool [T], where the notes are a player's. They are always given, and true: without
+        them the style alone would ask for such music, which no style does.
     """
 
     style: np.ndarray
@@ -90,7 +89,8 @@ def draw(own: Labels, other: Labels, rng: np.random.RandomState) -> np.ndarray:
     if rng.uniform() >= NOTES_DROPPED:
         given[_first_frame(frames, rng) :] = True
     notes = np.where(own.by_hand[:, None], own.notes, notes)
-    tokens[given, STYLE_TOKENS : STYLE_TOKENS + NOTES] = _partly(notes, rng)[given]
+    shown = _partly(notes, own.by_hand, rng)
+    tokens[given, STYLE_TOKENS : STYLE_TOKENS + NOTES] = shown[given]
     if rng.uniform() >= DRUMS_DROPPED:
         first = _first_frame(frames, rng)
         tokens[first:, STYLE_TOKENS + NOTES] = drums[first:]
@@ -112,10 +112,11 @@ def _first_frame(frames: int, rng: np.random.RandomState) -> int:
     return rng.randint(frames) if rng.uniform() < STARTS_LATE else 0
 
 
-def _partly(notes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+def _partly(notes: np.ndarray, by_hand: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     """Notes as a listener might give them: without onsets, or not all pitches."""
     notes = notes.astype(np.int32)
     held = (notes != OFF).any(axis=0)
+    played = (notes[by_hand] != OFF).any(axis=0)
     if rng.uniform() < ONSETS_LEFT_OPEN:
         notes[notes != OFF] = MODEL_DECIDES
     kind = rng.uniform()
@@ -123,7 +124,8 @@ def _partly(notes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
         low, high = np.sort(rng.randint(NOTES, size=2))
         hidden = np.zeros(NOTES, bool)
         hidden[low:high] = True
-        notes[:, hidden if rng.uniform() < 0.5 else ~hidden] = NOT_GIVEN
+        hidden = hidden if rng.uniform() < 0.5 else ~hidden
+        notes[:, hidden & ~played] = NOT_GIVEN
     elif kind < PITCHES_HIDDEN + ONLY_HELD:
         notes[:, ~held] = NOT_GIVEN
     return notes

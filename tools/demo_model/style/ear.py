@@ -18,6 +18,7 @@ import soxr
 from tools.demo_model import CACHE
 from tools.demo_model.style import network, quantiser, spectrum
 
+FIRST_PATH = CACHE / "style_first.npz"  # before it heard the codec
 PATH = CACHE / "style.npz"
 
 
@@ -37,7 +38,7 @@ class Ear:
 
     @classmethod
     def load(cls, path: Path = PATH) -> Ear:
-        """Reads what :mod:`tools.demo_model.style.train` wrote."""
+        """Reads what :mod:`~tools.demo_model.style.train`, or ``adapt`` after it, wrote."""
         with np.load(path) as stored:
             arrays = dict(stored)
         return cls(spm=arrays.pop("spm").tobytes(), books=arrays.pop("books"), parameters=arrays)

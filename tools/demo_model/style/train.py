@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     options = parser.parse_args(arguments)
     trained = train(pairs.Pairs.load(), options.minutes, options.steps)
-    trained.save()
+    trained.save(ear.FIRST_PATH)
 
 
 if __name__ == "__main__":
