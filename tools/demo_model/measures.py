@@ -8,6 +8,7 @@ Invariant: each takes samples float32 [N, 2] at 48 kHz, full scale 1, N at least
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 SAMPLE_RATE_HZ = 48_000
 FRAME_SAMPLES = 1_920
@@ -43,8 +44,8 @@ def tonal_share(samples: np.ndarray) -> float:
     using median filtering").
     """
     magnitude = np.abs(_stft(samples, TONE_WINDOW, TONE_HOP))
-    steady = _median(magnitude, axis=0)
-    sudden = _median(magnitude, axis=1)
+    steady = median_filter(magnitude, (TONE_MEDIAN, 1), mode="mirror")
+    sudden = median_filter(magnitude, (1, TONE_MEDIAN), mode="mirror")
     power = magnitude**2
     mask = steady**2 / (steady**2 + sudden**2 + SILENT)
     return float(np.sum(mask * power) / (np.sum(power) + SILENT))
@@ -110,11 +111,3 @@ def _stft(samples: np.ndarray, window: int, hop: int) -> np.ndarray:
 
 def _bins_hz(window: int) -> np.ndarray:
     return np.fft.rfftfreq(window, 1 / SAMPLE_RATE_HZ)
-
-
-def _median(magnitude: np.ndarray, axis: int) -> np.ndarray:
-    reach = TONE_MEDIAN // 2
-    widths = [(reach, reach) if dimension == axis else (0, 0) for dimension in range(2)]
-    padded = np.pad(magnitude, widths, mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, TONE_MEDIAN, axis=axis)
-    return np.median(windows, axis=-1)
