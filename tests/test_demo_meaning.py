@@ -19,6 +19,7 @@ from tools.demo_model.figures import Listener, below_200_hz, each
 pytestmark = pytest.mark.timeout(600)
 
 UNLIMITED = {
+    "MAX_STREAMS": str(figures.AT_ONCE),
     "RATE_LIMIT_PER_MINUTE": "0",
     "RATE_LIMIT_PER_HOUR": "0",
     "MAX_CONCURRENT_PER_CLIENT": "0",

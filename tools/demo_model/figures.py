@@ -27,7 +27,7 @@ from tools.demo_model.music.piece import compose
 from tools.demo_model.music.styles import StyleHint, draw
 
 SEEDS = 20
-AT_ONCE = 8
+AT_ONCE = 20
 TIMEOUT_S = 300
 SKIPPED_S = 1.0  # of each piece: a stream begins in silence
 LOWEST_HELD = 57  # A3, and a semitone more for each seed
