@@ -6,7 +6,8 @@
 # The first is BentoML's own, made by `bentoml containerize`; the second is the one of the Space.
 # Both but for two things: their packages are those for a CPU, and their base is made here with
 # debootstrap, so that no registry of images is needed. The Space's takes no weights along, since
-# there may be no hub to fetch them from, nor compiled Python, which takes long and changes nothing. VENV names the virtual environment with BentoML in it.
+# there may be no hub to fetch them from, nor compiled Python, which takes long and changes nothing.
+# VENV names the virtual environment with BentoML in it.
 # It works on a copy of the tree, so that whatever else runs there is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

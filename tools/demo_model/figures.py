@@ -1,8 +1,9 @@
 """``python -m tools.demo_model.figures --url http://localhost:3000``: what the demo's music does.
 
 It asks a running server as any client would, measures what comes back (:mod:`measures`), and
-prints the table of docs/demo-model.md. The server has to have no limits:
-``RATE_LIMIT_PER_MINUTE=0 RATE_LIMIT_PER_HOUR=0 make serve``.
+prints the figures of docs/demo-model.md. The server has to have no limits, and room:
+``RATE_LIMIT_PER_MINUTE=0``, ``RATE_LIMIT_PER_HOUR=0``, ``MAX_CONCURRENT_PER_CLIENT=0`` and
+``MAX_STREAMS=20`` before ``make serve``.
 
 Invariant: the same server, seeds and seconds give the same figures.
 """
