@@ -167,8 +167,8 @@ def test_the_ear_learns_to_hear_through_a_codec_and_nothing_else_changes(ear: Ea
 
 def test_codes_are_heard_as_what_they_sound_like(monkeypatch: pytest.MonkeyPatch) -> None:
     sounds = np.repeat(_clips()[:2, :, None], 2, axis=2)
-    louder = np.repeat(sounds, 3, axis=1)  # at 48 kHz, each sample three times
-    monkeypatch.setattr(adapt.codec, "decode", lambda codes: louder[codes[:, 0, 0]])
+    longer = np.repeat(sounds, 3, axis=1)  # at 48 kHz, each sample three times
+    monkeypatch.setattr(adapt.codec, "decode", lambda codes: longer[codes[:, 0, 0]])
     summaries = adapt.heard(np.array([1, 0, 1])[:, None, None] * np.ones((1, 250, 12), int))
     np.testing.assert_array_equal(summaries[0], summaries[2])
     assert not np.allclose(summaries[0], summaries[1])

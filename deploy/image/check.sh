@@ -146,8 +146,8 @@ sed '/models download/d' deploy/spaces/Dockerfile >"$space/Dockerfile"
 "$(dirname "$BENTOML")/python" -m pip wheel . --quiet --disable-pip-version-check \
     --no-deps --no-build-isolation --wheel-dir "$space"
 began=$SECONDS
-buildah build --quiet --network host --pull-never --layers=false --build-arg MODEL=demo --env PIP_NO_COMPILE=1 \
-    --tag "$NAME-space" "$space" >"$work/space.log" 2>&1 ||
+buildah build --quiet --network host --pull-never --layers=false \
+    --build-arg MODEL=demo --env PIP_NO_COMPILE=1 --tag "$NAME-space" "$space" >"$work/space.log" 2>&1 ||
     { tail -40 "$work/space.log"; exit 1; }
 echo "took $((SECONDS - began)) s"
 container=$(buildah from --pull-never "$NAME-space")

@@ -26,8 +26,7 @@ from tools.demo_model.lm.pieces import Pieces, shard_path
 from tools.demo_model.lm.takes import Take
 from tools.demo_model.music.captions import caption
 from tools.demo_model.music.piece import Piece
-from tools.demo_model.style import spectrum
-from tools.demo_model.style.ear import whole_clips
+from tools.demo_model.style.ear import clip_summaries
 
 SAMPLE_RATE_HZ = 48_000
 SHARD_PIECES = 16
@@ -64,8 +63,7 @@ def _captions(piece: Piece, rng: np.random.Generator) -> np.ndarray:
 
 
 def _summaries(piece: Piece) -> np.ndarray:
-    clips = whole_clips(piece.samples, SAMPLE_RATE_HZ)
-    return np.stack([spectrum.summary(spectrum.log_bands(clip)) for clip in clips])
+    return clip_summaries(piece.samples, SAMPLE_RATE_HZ)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -37,8 +37,8 @@ def heard(codes: np.ndarray) -> np.ndarray:
     found = []
     for start in range(0, len(codes), AT_ONCE):
         for samples in codec.decode(codes[start : start + AT_ONCE]):
-            (clip,) = ear.whole_clips(samples, SAMPLE_RATE_HZ)
-            found.append(spectrum.summary(spectrum.log_bands(clip)))
+            (summary,) = ear.clip_summaries(samples, SAMPLE_RATE_HZ)
+            found.append(summary)
     return np.stack(found).astype(np.float32)
 
 
@@ -73,7 +73,7 @@ def adapt(first: ear.Ear, summaries: np.ndarray, wanted: np.ndarray, steps: int 
     learnt = {
         name: fixed.pop(name)
         for name in tuple(fixed)
-        if name.startswith("audio/") and name not in ("audio/mean", "audio/scale")
+        if name.startswith("audio/") and name not in network.FIXED
     }
     warm = min(WARM_STEPS, steps // 2)
     schedule = optax.warmup_cosine_decay_schedule(0, LEARNING_RATE, warm, steps, 1e-5)

@@ -79,8 +79,7 @@ class Ear:
 
         A rest of under 2 s after the last whole clip does not count, unlike when served.
         """
-        clips = whole_clips(samples, sample_rate_hz)
-        return self.summaries(np.stack([spectrum.summary(spectrum.log_bands(c)) for c in clips]))
+        return self.summaries(clip_summaries(samples, sample_rate_hz))
 
     def summaries(self, summaries: np.ndarray) -> np.ndarray:
         """The mean latent float32 [16] of clips' summaries float32 [clips, 416]."""
@@ -108,6 +107,12 @@ def token_ids(
         ids[row, : len(labels)] = labels
         present[row, : len(labels)] = 1
     return ids, present
+
+
+def clip_summaries(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Summaries float32 [clips, 416] of audio float32 [T, C], of its :func:`whole_clips`."""
+    clips = whole_clips(samples, sample_rate_hz)
+    return np.stack([spectrum.summary(spectrum.log_bands(clip)) for clip in clips])
 
 
 def whole_clips(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:

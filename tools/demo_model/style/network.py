@@ -31,6 +31,7 @@ HIDDEN_DIMS = 128
 EARLY_PLACES = 24  # a word this far in counts half of the first
 MAPPER_HIDDEN_DIMS = 48
 NOISE_SCALE = 0.02  # a norm of 0.08 beside a latent of norm 1: the same words, played again
+FIXED = ("audio/mean", "audio/scale")  # measured, not learnt
 
 
 def places() -> np.ndarray:

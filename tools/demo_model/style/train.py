@@ -143,7 +143,6 @@ def train(data: pairs.Pairs, minutes: float, steps: int = STEPS) -> ear.Ear:
     parameters["audio/scale"] = jnp.asarray(1 / np.maximum(flat.std(axis=0), 0.02))
     parameters["traits"] = jnp.zeros((network.LATENT_DIMS, traits.shape[1]))
     parameters["traits/bias"] = jnp.zeros(traits.shape[1])
-    fixed = ("audio/mean", "audio/scale")
     warm = min(WARM_STEPS, steps // 2)
     schedule = optax.warmup_cosine_decay_schedule(0, LEARNING_RATE, warm, steps, 1e-5)
     decayed = {name: value.ndim == 2 and name != "text/words" for name, value in parameters.items()}
@@ -154,10 +153,10 @@ def train(data: pairs.Pairs, minutes: float, steps: int = STEPS) -> ear.Ear:
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(parameters, state, *batch):
         gradients, told = jax.grad(loss, has_aux=True)(parameters, *batch)
-        gradients |= {name: jnp.zeros_like(gradients[name]) for name in fixed}
+        gradients |= {name: jnp.zeros_like(gradients[name]) for name in network.FIXED}
         updates, state = optimiser.update(gradients, state, parameters)
         moved = optax.apply_updates(parameters, updates)
-        return moved | {name: parameters[name] for name in fixed}, state, told
+        return moved | {name: parameters[name] for name in network.FIXED}, state, told
 
     state = optimiser.init(parameters)
     started = time.monotonic()
