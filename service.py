@@ -27,13 +27,12 @@ from magenta_bento.metrics import Metrics
 from magenta_bento.runtime import Runtime
 from magenta_bento.style import Embedding
 from magenta_bento.web import cors, openapi, pages, sockets, untimed
-from magenta_bento.web.deaf import leave_deaf_clients
+from magenta_bento.web.access_log import AccessLogMiddleware
+from magenta_bento.web.admission import AdmissionMiddleware
 from magenta_bento.web.endpoint import Call, endpoint
-from magenta_bento.web.guard import Guard
-from magenta_bento.web.making import Maker
+from magenta_bento.web.generation import MusicGenerator
 from magenta_bento.web.middleware import OneErrorShape
 from magenta_bento.web.progress import Progress
-from magenta_bento.web.recording import Recorder
 from magenta_bento.web.requests import (
     AudioRequest,
     BlendRequest,
@@ -45,8 +44,9 @@ from magenta_bento.web.requests import (
     TextRequest,
 )
 from magenta_bento.web.streaming import STALL_S
+from magenta_bento.web.tcp_timeout import set_tcp_user_timeout
 from magenta_bento.weights.catalog import choose
-from magenta_bento.weights.packed import to_take_along
+from magenta_bento.weights.packed import packed_model
 
 SETTINGS = Settings.from_env()
 NO_TIMEOUT_S = 7 * 24 * 3600  # for those in front who read it; web.untimed takes it out here
@@ -112,13 +112,13 @@ PAGES = pages.make_app(
     traffic={"timeout": NO_TIMEOUT_S},
     # BentoML would count by path, whatever path a client makes up, without a bound.
     metrics={"enabled": False},
-    logging={"access": {"enabled": False}},  # web.recording's line tells more
+    logging={"access": {"enabled": False}},  # web.access_log's line tells more
 )
 @bentoml.asgi_app(PAGES, path="/")
 class MagentaBento:
     """Music from text, from audio, or from a blend of both."""
 
-    if _PACKED := to_take_along(SETTINGS.magenta_model):
+    if _PACKED := packed_model(SETTINGS.magenta_model):
         packed = _PACKED
 
     def __init__(self) -> None:
@@ -131,11 +131,11 @@ class MagentaBento:
             process.fail(error, while_loading=True)
             raise
         self.runtime.start()
-        self._maker = Maker(self.runtime)
+        self._generator = MusicGenerator(self.runtime)
         process.before_sigterm(lambda: threading.Thread(target=self.runtime.shut_down).start())
         process.end_with_supervisor()
         process.favour_the_device()
-        leave_deaf_clients(STALL_S)
+        set_tcp_user_timeout(STALL_S)
 
     async def __is_ready__(self) -> bool:
         return await self.runtime.ready()
@@ -147,38 +147,50 @@ class MagentaBento:
     @endpoint("/generate/text", TextRequest, returns=AudioFile)
     async def generate_text(self, request: TextRequest, call: Call) -> Response:
         """Music from a text prompt."""
-        await self._maker.check(request, call)
-        return await self._maker.file(request, await self._maker.of_text(request), call)
+        await self._generator.check(request, call)
+        return await self._generator.respond_with_file(
+            request, await self._generator.embed_text(request), call
+        )
 
     @endpoint("/generate/audio", AudioRequest, returns=AudioFile)
     async def generate_audio(self, request: AudioRequest, call: Call) -> Response:
         """Music in the style of an audio file, with a text prompt mixed in if there is one."""
-        await self._maker.check(request, call)
-        return await self._maker.file(request, await self._maker.of_audio(request), call)
+        await self._generator.check(request, call)
+        return await self._generator.respond_with_file(
+            request, await self._generator.embed_audio(request), call
+        )
 
     @endpoint("/generate/blend", BlendRequest, returns=AudioFile)
     async def generate_blend(self, request: BlendRequest, call: Call) -> Response:
         """Music from several text and audio prompts, each with its weight."""
-        await self._maker.check(request, call)
-        return await self._maker.file(request, await self._maker.of_blend(request), call)
+        await self._generator.check(request, call)
+        return await self._generator.respond_with_file(
+            request, await self._generator.embed_blend(request), call
+        )
 
     @endpoint("/stream/text", StreamTextRequest, returns=AudioBytes, streams=True)
     async def stream_text(self, request: StreamTextRequest, call: Call) -> Response:
         """Music from a text prompt, sent while it is made."""
-        await self._maker.check(request, call)
-        return await self._maker.stream(request, await self._maker.of_text(request), call)
+        await self._generator.check(request, call)
+        return await self._generator.respond_with_stream(
+            request, await self._generator.embed_text(request), call
+        )
 
     @endpoint("/stream/audio", StreamAudioRequest, returns=AudioBytes, streams=True)
     async def stream_audio(self, request: StreamAudioRequest, call: Call) -> Response:
         """Music in the style of an audio file, sent while it is made."""
-        await self._maker.check(request, call)
-        return await self._maker.stream(request, await self._maker.of_audio(request), call)
+        await self._generator.check(request, call)
+        return await self._generator.respond_with_stream(
+            request, await self._generator.embed_audio(request), call
+        )
 
     @endpoint("/stream/blend", StreamBlendRequest, returns=AudioBytes, streams=True)
     async def stream_blend(self, request: StreamBlendRequest, call: Call) -> Response:
         """Music from several weighted prompts, sent while it is made."""
-        await self._maker.check(request, call)
-        return await self._maker.stream(request, await self._maker.of_blend(request), call)
+        await self._generator.check(request, call)
+        return await self._generator.respond_with_stream(
+            request, await self._generator.embed_blend(request), call
+        )
 
     @endpoint("/prompts/audio", EmbedAudioRequest, returns=Shelved)
     async def shelve_audio(self, request: EmbedAudioRequest, call: Call) -> Response:
@@ -186,7 +198,9 @@ class MagentaBento:
         (upload,) = request.uploads("audio_file")
         prompter = self.runtime.loaded.prompter
         embedding = await prompter.audio(upload.file, "audio_file")
-        return JSONResponse({"audio_id": prompter.shelve(embedding), "filename": upload.filename})
+        return JSONResponse(
+            {"audio_id": prompter.store_audio_prompt(embedding), "filename": upload.filename}
+        )
 
     @endpoint("/embed/text", EmbedTextRequest, returns=Embedded)
     async def embed_text(self, request: EmbedTextRequest, call: Call) -> Response:
@@ -222,8 +236,8 @@ untimed.install()
 os.environ["FORWARDED_ALLOW_IPS"] = ""  # else uvicorn believes all on this machine; access decides
 tracing.configure()
 # From the outermost to the innermost.
-_service().add_asgi_middleware(Recorder, runtime=_runtime)
+_service().add_asgi_middleware(AccessLogMiddleware, runtime=_runtime)
 _service().add_asgi_middleware(OneErrorShape)
 if SETTINGS.cors_origins:
     _service().add_asgi_middleware(CORSMiddleware, **cors.options(SETTINGS.cors_origins))
-_service().add_asgi_middleware(Guard, runtime=_runtime, progress=PROGRESS)
+_service().add_asgi_middleware(AdmissionMiddleware, runtime=_runtime, progress=PROGRESS)

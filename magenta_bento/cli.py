@@ -215,7 +215,7 @@ def plan(
 @click.option("--tls", is_flag=True, help="Serve TLS with a certificate made for this machine.")
 def serve(port: int, host: str | None, tls: bool) -> None:
     """Check the settings, the keys and the model's files, then serve."""
-    from magenta_bento.access.gate import key_ring
+    from magenta_bento.access.control import key_ring
 
     current = Settings.from_env()
     key_ring(current)  # wrong keys are told here, not by a worker's log

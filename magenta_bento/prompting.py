@@ -1,6 +1,6 @@
 """Prompts to style embeddings, off the event loop.
 
-Everything that a door to the service does with a prompt is here: text and uploaded audio become
+Everything that the service does with a prompt is here: text and uploaded audio become
 embeddings, uploads can be kept under an id, and a style becomes tokens.
 
 Invariant: the event loop never waits for a decoder or an interpreter, decoding has threads of
@@ -40,15 +40,15 @@ STYLE_THREADS = 2
 # A text or a set of tokens takes a few ms, so the last of these waits about a second.
 PROMPTS_WAITING = 256
 NO_ROOM_RETRY_AFTER_S = 10
-SHELF_EMBEDDINGS = 1_024  # of 3 kB each
-SHELF_KEEPS_S = 24 * 3600
+MAX_STORED_PROMPTS = 1_024  # of 3 kB each
+STORED_PROMPT_TTL_S = 24 * 3600
 _MEAN_OVER = 8  # pieces of work
 
 T = TypeVar("T")
 
 
-class Threads:
-    """Threads for one kind of work, and a bounded queue of those who ask for it.
+class WorkerPool:
+    """WorkerPool for one kind of work, and a bounded queue of those who ask for it.
 
     The queue is on the event loop's side: who leaves it, cancelled, is not worked for. When it
     is full, the next one is refused.
@@ -143,18 +143,18 @@ class Prompter:
         self._metrics = metrics
         self._limits = DecodeLimits.of(max_upload_seconds)
         self._decoder = Decoder()
-        self._uploads = Threads(
+        self._uploads = WorkerPool(
             "upload",
             UPLOAD_THREADS,
             UPLOADS_WAITING,
             metrics.refused.labels("uploads_full"),
             metrics.decodes_waiting,
         )
-        self._prompts = Threads(
+        self._prompts = WorkerPool(
             "prompt", STYLE_THREADS, PROMPTS_WAITING, metrics.refused.labels("prompts_full")
         )
         # Full, it forgets the id that was used longest ago.
-        self._shelf: TTLCache[str, Embedding] = TTLCache(SHELF_EMBEDDINGS, SHELF_KEEPS_S)
+        self._stored: TTLCache[str, Embedding] = TTLCache(MAX_STORED_PROMPTS, STORED_PROMPT_TTL_S)
 
     def close(self) -> None:
         """Ends the decoding of uploads, and the process that does it. Blocks for a moment."""
@@ -215,19 +215,19 @@ class Prompter:
 
         return await self._prompts.run(tokenize)
 
-    def shelve(self, embedding: Embedding) -> str:
+    def store_audio_prompt(self, embedding: Embedding) -> str:
         """Keeps an embedding for a day, or until it is among the oldest; returns its id."""
         audio_id = secrets.token_urlsafe(16)
-        self._shelf[audio_id] = embedding
+        self._stored[audio_id] = embedding
         return audio_id
 
-    def shelved(self, audio_id: str) -> Embedding:
+    def stored_audio_prompt(self, audio_id: str) -> Embedding:
         """The embedding behind an id.
 
         Raises:
           InvalidInput: There is none, or not any more.
         """
         try:
-            return self._shelf[audio_id]
+            return self._stored[audio_id]
         except KeyError:
             raise InvalidInput.field("audio_id", "is unknown or forgotten", audio_id) from None

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from magenta_bento import __version__
-from magenta_bento.access.gate import Gate
+from magenta_bento.access.control import AccessControl
 from magenta_bento.config import Settings
 from magenta_bento.engine.engine import Engine
 from magenta_bento.errors import MagentaBentoError, NotReady
@@ -86,7 +86,7 @@ class Runtime:
         self.settings = settings
         self.files = files
         self.metrics = metrics
-        self.gate = Gate.of(settings, metrics)
+        self.access = AccessControl.from_settings(settings, metrics)
         self.phase = ServerPhase.LOADING
         self._lock = threading.Lock()  # guards the phase: loading and a shutdown may race
         self._loaded: Loaded | None = None
@@ -117,7 +117,7 @@ class Runtime:
 
     async def ready(self) -> bool:
         """Whether requests are served."""
-        return self.phase is ServerPhase.READY and not await self.gate.refuses_all()
+        return self.phase is ServerPhase.READY and not await self.access.refuses_all()
 
     async def health(self) -> dict[str, object]:
         """The body of /health."""
@@ -130,7 +130,7 @@ class Runtime:
         }
         if self.is_demo:
             body["note"] = DEMO_NOTE
-        store = self.gate.store
+        store = self.access.store
         if store.shared:
             body["limits"] = {"store": "up" if await store.answers() else "down"}
         if self._loaded:

@@ -43,7 +43,7 @@ from test_dashboards import declared, metrics_in
 from magenta_bento import __version__, cli
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.config import Settings
-from magenta_bento.web.routing import METRICS, OPEN
+from magenta_bento.web.routes import METRICS, OPEN
 from magenta_bento.weights import catalog
 
 Object = dict[str, Any]

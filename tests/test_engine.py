@@ -17,7 +17,7 @@ from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine import batch as batch_module
 from magenta_bento.engine import engine as engine_module
-from magenta_bento.engine import ledger
+from magenta_bento.engine import statistics
 from magenta_bento.engine.batch import SHRINK_AFTER_STEPS
 from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
@@ -189,7 +189,7 @@ async def test_beyond_the_bound_is_refused_with_an_honest_delay(one: Rig) -> Non
     with pytest.raises(Overloaded, match="2 requests wait already") as refused:
         one.submit(3)
     assert refused.value.retry_after_s == 1  # no speed is known yet
-    one.engine._ledger.frames_per_s = 10.0
+    one.engine._statistics.frames_per_s = 10.0
     with pytest.raises(Overloaded) as refused:
         one.submit(3)
     assert refused.value.retry_after_s == math.ceil((playing.frames_to_schedule or 0) / 10) > 1
@@ -203,8 +203,8 @@ async def test_beyond_the_bound_is_refused_with_an_honest_delay(one: Rig) -> Non
 
 
 async def test_the_delay_is_within_its_range_whatever_plays(one: Rig) -> None:
-    low, high = ledger.RETRY_AFTER_RANGE_S
-    books = one.engine._ledger
+    low, high = statistics.RETRY_AFTER_RANGE_S
+    books = one.engine._statistics
     books.frames_per_s = 1e-9
     assert books.retry_after_s([]) == low  # nobody plays: nobody to wait for
     stream = await blocked(one, frames=100)

@@ -21,7 +21,7 @@ from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.web import cors, openapi
 from magenta_bento.web.requests import BlendRequest, TextRequest
-from magenta_bento.web.routing import COSTLY, OPEN
+from magenta_bento.web.routes import COSTLY, OPEN
 from service import MagentaBento
 
 # What only a live connection is told.

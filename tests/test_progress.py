@@ -18,8 +18,8 @@ from magenta_bento.access.clients import Client
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NoSuchRequest
 from magenta_bento.web import progress as module
+from magenta_bento.web.context import RequestContext
 from magenta_bento.web.progress import KEPT_REQUESTS, Progress
-from magenta_bento.web.visit import Visit
 
 ALICE, BOB = "key alice", "key bob"
 FIELDS = {
@@ -28,8 +28,8 @@ FIELDS = {
 }
 
 
-def visit(request_id: str, client: str = ALICE) -> Visit:
-    return Visit(request_id, "/generate/text", Client(client, "", ""))
+def context(request_id: str, client: str = ALICE) -> RequestContext:
+    return RequestContext(request_id, "/generate/text", Client(client, "", ""))
 
 
 @pytest.fixture(name="one")
@@ -68,7 +68,7 @@ async def playing(one: Rig, frames: int | None = 50) -> Stream:
 async def test_a_request_is_followed_from_its_prompts_to_its_end(
     one: Rig, progress: Progress
 ) -> None:
-    mine = visit("mine")
+    mine = context("mine")
     assert is_unknown(progress, one, "mine")
     with progress.of(mine):
         told = progress.tell(ALICE, "mine", one.engine)
@@ -107,7 +107,7 @@ async def test_places_in_the_queue_and_what_they_cost(one: Rig, progress: Progre
     first = await playing(one, 100)
     with ExitStack() as held:
         for number in range(4):
-            waiting = visit(f"w{number}")
+            waiting = context(f"w{number}")
             waiting.plays(one.submit(50), None)
             held.enter_context(progress.of(waiting))
         told = [progress.tell(ALICE, f"w{number}", one.engine) for number in range(4)]
@@ -128,7 +128,7 @@ async def test_behind_music_without_an_end_nothing_is_promised(
     one: Rig, progress: Progress
 ) -> None:
     endless = await playing(one, None)
-    mine = visit("mine")
+    mine = context("mine")
     mine.plays(one.submit(50), None)
     with progress.of(mine):
         told = progress.tell(ALICE, "mine", one.engine)
@@ -141,7 +141,7 @@ async def test_who_left_is_cancelled(one: Rig, progress: Progress, when: str) ->
     """From the moment that the request ends, not from the engine's next step on."""
     first = await playing(one)
     stream = first if when == "playing" else one.submit(50)
-    mine = visit("mine")
+    mine = context("mine")
     mine.plays(stream, None)
     with progress.of(mine):
         assert state(progress, one, "mine") == when
@@ -154,7 +154,7 @@ async def test_who_left_is_cancelled(one: Rig, progress: Progress, when: str) ->
 async def test_what_failed_has_failed(one: Rig, progress: Progress) -> None:
     one.model.fail("step")
     stream = one.submit(10)
-    mine = visit("mine")
+    mine = context("mine")
     mine.plays(stream, None)
     with progress.of(mine):
         await until(lambda: stream.phase.ended)
@@ -163,7 +163,7 @@ async def test_what_failed_has_failed(one: Rig, progress: Progress) -> None:
 
 
 async def test_others_are_told_nothing(one: Rig, progress: Progress) -> None:
-    mine = visit("mine")
+    mine = context("mine")
     mine.plays(one.submit(5), None)
     for client in (BOB, "", "address 203.0.113.9"):
         with progress.of(mine):
@@ -177,7 +177,7 @@ async def test_others_are_told_nothing(one: Rig, progress: Progress) -> None:
 
 
 async def test_two_clients_may_use_the_same_id(one: Rig, progress: Progress) -> None:
-    theirs, mine = visit("1", BOB), visit("1")
+    theirs, mine = context("1", BOB), context("1")
     theirs.plays(one.submit(25), None)
     with progress.of(theirs), progress.of(mine):
         assert state(progress, one, "1") == "preparing"
@@ -185,7 +185,7 @@ async def test_two_clients_may_use_the_same_id(one: Rig, progress: Progress) -> 
 
 
 async def test_of_two_with_one_id_the_later_is_told(one: Rig, progress: Progress) -> None:
-    first, second = visit("same"), visit("same")
+    first, second = context("same"), context("same")
     stream = one.submit(25)
     first.plays(stream, None)
     with progress.of(first):
@@ -196,7 +196,7 @@ async def test_of_two_with_one_id_the_later_is_told(one: Rig, progress: Progress
 
 
 async def test_what_was_refused_is_not_kept(one: Rig, progress: Progress) -> None:
-    with progress.of(visit("mine")):
+    with progress.of(context("mine")):
         pass
     assert is_unknown(progress, one, "mine")
 
@@ -207,7 +207,7 @@ async def test_what_is_kept_is_bounded_in_number_and_time(
     stream = one.submit(5)
     await read(stream)
     for number in range(KEPT_REQUESTS + 100):
-        past = visit(str(number))
+        past = context(str(number))
         past.plays(stream, None)
         with progress.of(past):
             pass
@@ -219,7 +219,7 @@ async def test_what_is_kept_is_bounded_in_number_and_time(
     assert not is_unknown(progress, one, str(KEPT_REQUESTS + 99))
     monkeypatch.setattr(module, "KEPT_S", 0.05)
     short = Progress()
-    mine = visit("mine")
+    mine = context("mine")
     mine.plays(stream, None)
     with short.of(mine):
         pass

@@ -14,6 +14,8 @@ is exactly as long as what was fed.
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Executor
 from typing import Protocol
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
@@ -104,3 +106,16 @@ def encode(format: AudioFormat, pcm: Pcm, tags: Tags, mp3_bitrate_kbps: int) -> 
 def _check_bitrate(mp3_bitrate_kbps: int) -> None:
     if mp3_bitrate_kbps not in MP3_LEVEL:
         raise ValueError(f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_bitrate_kbps}")
+
+
+async def encode_off_loop(encoder: Encoder, pcm: Pcm, pool: Executor | None = None) -> bytes:
+    """The encoder's bytes for some samples, int16 [N, 2], without holding up the event loop.
+
+    Args:
+      encoder: Used by one caller at a time, in order.
+      pcm: What comes next.
+      pool: Where a codec runs; the loop's own threads if None.
+    """
+    if encoder.in_place:
+        return encoder.feed(pcm)
+    return await asyncio.get_running_loop().run_in_executor(pool, encoder.feed, pcm)

@@ -25,8 +25,8 @@ from collections.abc import Callable
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.engine.admission import Admission
 from magenta_bento.engine.batch import Batch, Dispatched
-from magenta_bento.engine.ledger import Ledger
 from magenta_bento.engine.spec import FRAME_S, StreamSpec
+from magenta_bento.engine.statistics import EngineStatistics
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.engine.watchdog import LIMIT_S, Watchdog
 from magenta_bento.errors import GenerationFailed, NotReady, ServiceError
@@ -61,7 +61,7 @@ class Engine:
     ) -> None:
         self._batch = Batch(model)
         self._on_death = on_death
-        self._ledger = Ledger(metrics)
+        self._statistics = EngineStatistics(metrics)
         self._admission = Admission(queue_bound, self.capacity, metrics)
         self._stop = False
         self._ended = threading.Event()  # every stream was told; the device thread may hang
@@ -97,7 +97,7 @@ class Engine:
     @property
     def real_time_factor(self) -> float:
         """Seconds of audio per second that each stream got of late; 0 before the first step."""
-        return self._ledger.frames_per_s * FRAME_S / max(1, self._batch.busy)
+        return self._statistics.frames_per_s * FRAME_S / max(1, self._batch.busy)
 
     # From any thread.
 
@@ -114,7 +114,7 @@ class Engine:
         """
         stream = Stream(spec, loop, self._work.set)
         playing = self._playing()
-        self._admission.push(stream, len(playing), self._ledger.retry_after_s(playing))
+        self._admission.push(stream, len(playing), self._statistics.retry_after_s(playing))
         self._idle.clear()  # after the push: _rest looks at the queue again once it has set it
         self._work.set()
         return stream
@@ -122,7 +122,7 @@ class Engine:
     def check_room(self) -> None:
         """Raises what :meth:`submit` would raise now, before work is done for nothing."""
         playing = self._playing()
-        self._admission.check(len(playing), self._ledger.retry_after_s(playing))
+        self._admission.check(len(playing), self._statistics.retry_after_s(playing))
 
     def wait_s(self, stream: Stream) -> float | None:
         """Seconds until a waiting stream gets a slot, at the speed of late.
@@ -132,7 +132,7 @@ class Engine:
         before = self._admission.before(stream)
         if before is None:
             return None
-        return self._ledger.wait_s(self._playing(), before, self.capacity)
+        return self._statistics.wait_s(self._playing(), before, self.capacity)
 
     def position(self, stream: Stream) -> int | None:
         """How many are served before a waiting stream; None if it does not wait."""
@@ -211,7 +211,7 @@ class Engine:
     def _place(self, stream: Stream) -> None:
         self._batch.place(stream)
         stream.enter(Phase.PLAYING)
-        self._ledger.seated(stream)
+        self._statistics.stream_started(stream)
         self._count()
 
     def _steer(self) -> None:
@@ -223,7 +223,7 @@ class Engine:
         dispatched = self._batch.step()
         if dispatched is not None:
             share = len(dispatched.owners) / len(self._batch)
-            self._ledger.metrics.batch_occupancy.observe(share)
+            self._statistics.metrics.batch_occupancy.observe(share)
         return dispatched
 
     def _deliver(self, done: Dispatched | None) -> None:
@@ -235,7 +235,7 @@ class Engine:
         for row, stream in done.owners:
             if stream.phase is Phase.PLAYING:  # else it ended meanwhile: the audio is stale
                 heard += stream.deliver(audio[row, : done.frames * FRAME_SAMPLES])
-        self._ledger.stepped(done.started, done.frames, len(done.owners), heard)
+        self._statistics.step_finished(done.started, done.frames, len(done.owners), heard)
 
     def _retire(self) -> None:
         for row, stream in list(self._batch.occupied()):
@@ -253,11 +253,13 @@ class Engine:
         self._count()
 
     def _end(self, stream: Stream, phase: Phase, error: ServiceError | None = None) -> None:
-        self._ledger.ended(stream, phase)  # first: who reads a stream's end finds it counted
+        self._statistics.stream_ended(
+            stream, phase
+        )  # first: who reads a stream's end finds it counted
         stream.enter(phase, error)
 
     def _count(self) -> None:
-        self._ledger.metrics.active_streams.set(self._batch.busy)
+        self._statistics.metrics.active_streams.set(self._batch.busy)
 
     def _rest(self) -> None:
         """Waits until there is something to do."""
@@ -280,7 +282,7 @@ class Engine:
         Raises:
           Exception: ``error`` again, when the model fails for good.
         """
-        self._ledger.metrics.step_failures.inc()
+        self._statistics.metrics.step_failures.inc()
         self._failures += 1
         log.error("a step failed (%d in a row): %s", self._failures, error, exc_info=True)
         for row, stream in list(self._batch.occupied()):

@@ -47,6 +47,6 @@ class StreamSpec:
             raise ValueError(f"lead_frames must be at least 1, got {self.lead_frames}")
 
 
-def drawn(seed: int | None) -> int:
+def seed_or_random(seed: int | None) -> int:
     """The seed itself, or a fresh random one in place of None."""
     return secrets.randbelow(MAX_SEED + 1) if seed is None else seed

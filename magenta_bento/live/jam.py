@@ -20,15 +20,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
-from magenta_bento.audio.encode import make_stream_encoder
+from magenta_bento.audio.encode import encode_off_loop, make_stream_encoder
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.audio.tags import Tags
-from magenta_bento.engine.spec import drawn
+from magenta_bento.engine.spec import seed_or_random
 from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
-from magenta_bento.live.door import Door
-from magenta_bento.live.feeding import feed
+from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession, State
 from magenta_bento.live.steering import Steering
 from magenta_bento.prompting import Prompter
@@ -43,7 +42,7 @@ OPUS_KBPS = 192  # only MP3 has a bit rate of its own; the encoder wants one nam
 T = TypeVar("T")
 
 
-class Jam(Door):
+class Jam(LiveProtocol):
     """One connection.
 
     Args:
@@ -60,7 +59,7 @@ class Jam(Door):
         self._prompter = prompter
         self._model = model
 
-    async def answer(self, raw: str | bytes) -> None:
+    async def handle_message(self, raw: str | bytes) -> None:
         try:
             answer = await self._do(await _off_loop(_parsed, raw))
         except InvalidInput as error:
@@ -87,7 +86,7 @@ class Jam(Door):
             case messages.Resume():
                 frame = session.resume()
             case messages.Reset():
-                frame = await session.reset(drawn(message.seed))
+                frame = await session.reset(seed_or_random(message.seed))
             case messages.Stop():
                 frame = session.frames_sent
                 await self.stop()
@@ -99,7 +98,7 @@ class Jam(Door):
         steering = Steering(
             style, start.temperature, start.top_k, start.guidance, start.drums, start.notes
         )
-        seed = drawn(start.seed)
+        seed = seed_or_random(start.seed)
         await self.session.start(steering, seed, start.lead_ms / 1000)
         return messages.Started(
             id=start.id,
@@ -130,7 +129,7 @@ class Jam(Door):
         if prompt.text is not None:
             return await self._prompter.text(prompt.text)
         if prompt.audio_id is not None:
-            return self._prompter.shelved(prompt.audio_id)
+            return self._prompter.stored_audio_prompt(prompt.audio_id)
         field = f"prompts[{index}].audio"
         try:
             data = await _off_loop(_from_base64, prompt.audio or "")
@@ -145,7 +144,7 @@ class Jam(Door):
         telling = asyncio.create_task(self._tell_stats())
         try:
             async for pcm in self.session.chunks(started.chunk_ms // messages.FRAME_MS):
-                data = await feed(encoder, pcm)
+                data = await encode_off_loop(encoder, pcm)
                 if data:
                     await self.connection.send_bytes(data)
         finally:
@@ -171,7 +170,7 @@ class Jam(Door):
     async def _say(self, message: BaseModel) -> None:
         await self.connection.send_text(message.model_dump_json())
 
-    async def tell(self, error: ServiceError) -> None:
+    async def send_error(self, error: ServiceError) -> None:
         await self._say(_error(error, None, fatal=True))
 
 

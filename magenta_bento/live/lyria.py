@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from magenta_bento.engine.spec import drawn
+from magenta_bento.engine.spec import seed_or_random
 from magenta_bento.errors import InvalidInput, ServiceError
 from magenta_bento.live.connection import Connection
-from magenta_bento.live.door import Door
 from magenta_bento.live.lyria_messages import (
     SETUP_COMPLETE,
     MusicGenerationConfig,
@@ -24,6 +23,7 @@ from magenta_bento.live.lyria_messages import (
     audio_chunk,
     parsed,
 )
+from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession, State
 from magenta_bento.live.steering import Steering
 from magenta_bento.prompting import Prompter
@@ -39,7 +39,7 @@ RAMP_S = 0.4  # prompts come as often as a slider moves: a short fade makes step
 MAX_SOURCES = 64
 
 
-class Lyria(Door):
+class Lyria(LiveProtocol):
     """One connection.
 
     Args:
@@ -59,7 +59,7 @@ class Lyria(Door):
         # What the music is made from, and from which frame on; the oldest is forgotten first.
         self._sources: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MAX_SOURCES)
 
-    async def answer(self, raw: str | bytes) -> None:
+    async def handle_message(self, raw: str | bytes) -> None:
         message = parsed(raw)
         if message.setup is not None:
             self._set_up = True
@@ -74,7 +74,7 @@ class Lyria(Door):
         if message.playback_control is not None:
             await self._control(message.playback_control)
 
-    async def tell(self, error: ServiceError) -> None:
+    async def send_error(self, error: ServiceError) -> None:
         """Nothing: some clients break on a message without audio; the close reason says it."""
 
     async def _take_prompts(self, prompts: list[WeightedPrompt]) -> None:
@@ -131,7 +131,7 @@ class Lyria(Door):
         )
 
     def _seed(self) -> int:
-        return drawn(self._config.seed)
+        return seed_or_random(self._config.seed)
 
     async def _send_audio(self) -> None:
         async for pcm in self.session.chunks(CHUNK_FRAMES):

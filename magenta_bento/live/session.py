@@ -4,7 +4,7 @@
       ^                │                          │
       └─────stop───────┴──────────────────────────┘
 
-Both live protocols (``jam`` and ``lyria``) are doors to this.
+Both live protocols (``jam`` and ``lyria``) are built on this.
 
 Invariant: audio leaves in whole frames, in order and at most ``lead_s`` ahead of playback, and
 a change is announced with the very frame from which it is heard.
@@ -18,7 +18,7 @@ from enum import Enum
 
 import numpy as np
 
-from magenta_bento.access.meter import Meter
+from magenta_bento.access.budget import AudioBudget
 from magenta_bento.audio.formats import FRAME_SAMPLES, FRAMES_PER_SECOND
 from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine.engine import Engine
@@ -45,7 +45,7 @@ class LiveSession:
       engine: Makes the stream.
       prompter: Turns styles into tokens.
       client: Whose turn it is in the engine's queue.
-      meter: Charges for what is sent.
+      budget: Charges for what is sent.
       on_stream: Told of each stream that begins, with its place in the queue.
       on_underrun: Told each time that the listener's music has run dry.
     """
@@ -55,14 +55,14 @@ class LiveSession:
         engine: Engine,
         prompter: Prompter,
         client: str,
-        meter: Meter,
+        budget: AudioBudget,
         on_stream: Callable[[Stream, int | None], None],
         on_underrun: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._prompter = prompter
         self._client = client
-        self._meter = meter
+        self._budget = budget
         self._on_stream = on_stream
         self._on_underrun = on_underrun
         self._stream: Stream | None = None
@@ -106,7 +106,7 @@ class LiveSession:
         """
         await self.stop()
         self._engine.check_room()
-        await self._meter.check(0)
+        await self._budget.check(0)
         lead_frames = max(3, round(lead_s * FRAMES_PER_SECOND))
         in_engine = min(MAX_ENGINE_LEAD_FRAMES, max(1, lead_frames // ENGINE_LEAD_SHARE))
         tokens = await self._prompter.tokens(steering.style)
@@ -185,7 +185,7 @@ class LiveSession:
                 await self._clear_to_send(pacer, chunk_s)
                 if self._stream is not stream:
                     return
-                await self._meter.play(chunk_s)
+                await self._budget.reserve(chunk_s)
                 # Counted before it leaves: a pause meanwhile comes after this chunk.
                 self._frames_sent += len(kept)
                 yield np.concatenate(kept)

@@ -19,12 +19,12 @@ import bentoml
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from magenta_bento.access.meter import Meter
+from magenta_bento.access.budget import AudioBudget
 from magenta_bento.errors import ServiceError
+from magenta_bento.web.context import RequestContext
 from magenta_bento.web.forms import parsed
 from magenta_bento.web.requests import ApiRequest
 from magenta_bento.web.responses import error_response
-from magenta_bento.web.visit import Visit
 
 log = logging.getLogger("magenta_bento")
 
@@ -42,13 +42,13 @@ class Call:
     """One request being served.
 
     Args:
-      visit: Who asks; what is made for them is noted there.
-      meter: Charges them for music.
+      context: Who asks; what is made for them is noted there.
+      budget: Charges them for music.
     """
 
-    def __init__(self, visit: Visit, meter: Meter) -> None:
-        self.visit = visit
-        self.meter = meter
+    def __init__(self, context: RequestContext, budget: AudioBudget) -> None:
+        self.context = context
+        self.budget = budget
         self._cancels: list[Callable[[], None]] = []
         self._gone = False
 
@@ -110,8 +110,8 @@ def endpoint(
 
 async def _watched(method: Method[R], service: Any, body: R, request: Request) -> Response:
     """Runs a method while watching for the client's going."""
-    visit = Visit.of(request.scope)
-    call = Call(visit, Meter(service.runtime.gate.limits, visit.client.id))
+    context = RequestContext.from_scope(request.scope)
+    call = Call(context, AudioBudget(service.runtime.access.limits, context.client.id))
     watcher = asyncio.create_task(call.watch(request))
     try:
         return await method(service, body, call)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magenta_bento.errors import ServiceError
 from magenta_bento.web.responses import error_response
-from magenta_bento.web.routing import BY_QUERY
+from magenta_bento.web.routes import BY_QUERY
 
 log = logging.getLogger("magenta_bento")
 

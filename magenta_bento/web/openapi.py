@@ -17,7 +17,7 @@ from magenta_bento import __version__
 from magenta_bento.config import Settings
 from magenta_bento.web import openapi_answers as answers
 from magenta_bento.web import openapi_fields as fields
-from magenta_bento.web.routing import BY_QUERY, METRICS, REQUESTS
+from magenta_bento.web.routes import BY_QUERY, METRICS, REQUESTS
 
 _TAGS = {"generate": "Generate", "stream": "Stream", "embed": "Embed", "prompts": "Embed"}
 _SERVER = "Server"

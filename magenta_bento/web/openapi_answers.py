@@ -19,7 +19,7 @@ from magenta_bento.runtime import ServerPhase
 from magenta_bento.style import CODEBOOK_SIZE, EMBEDDING_SIZE, STYLE_TOKENS
 from magenta_bento.web.forms import MAX_PROBLEMS
 from magenta_bento.web.progress import PREPARING
-from magenta_bento.web.routing import COSTLY, METRICS, OPEN, REQUESTS
+from magenta_bento.web.routes import COSTLY, METRICS, OPEN, REQUESTS
 
 Schema = dict[str, Any]
 Error = type[ServiceError]

@@ -25,10 +25,10 @@ from starlette.staticfiles import StaticFiles
 from magenta_bento.errors import ServiceError
 from magenta_bento.metrics import CONTENT_TYPE_LATEST
 from magenta_bento.runtime import Runtime, ServerPhase
+from magenta_bento.web.context import RequestContext
 from magenta_bento.web.progress import Progress
 from magenta_bento.web.responses import error_response
-from magenta_bento.web.routing import METRICS, REQUESTS
-from magenta_bento.web.visit import Visit
+from magenta_bento.web.routes import METRICS, REQUESTS
 
 ASSETS_PACKAGE = "drf_spectacular_sidecar"
 ASSETS_URL = "/docs-assets"
@@ -81,7 +81,7 @@ def make_app(
         )
 
     async def progressed(request: Request) -> Response:
-        client = Visit.of(request.scope).client.id
+        client = RequestContext.from_scope(request.scope).client.id
         try:
             engine = runtime().loaded.engine
             return JSONResponse(progress.tell(client, request.path_params["request_id"], engine))

@@ -17,7 +17,7 @@ from magenta_bento.engine.engine import Engine
 from magenta_bento.engine.spec import FRAME_S
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NoSuchRequest, shorten
-from magenta_bento.web.visit import Visit
+from magenta_bento.web.context import RequestContext
 
 KEPT_S = 600.0
 KEPT_REQUESTS = 4_096  # full, it forgets the one that ended first
@@ -28,19 +28,19 @@ class Progress:
     """See the module."""
 
     def __init__(self) -> None:
-        self._open: dict[int, Visit] = {}  # each is an open request: bounded as they are
+        self._open: dict[int, RequestContext] = {}  # each is an open request: bounded as they are
         self._ended: TTLCache[tuple[str, str], dict[str, Any]] = TTLCache(KEPT_REQUESTS, KEPT_S)
 
     @contextmanager
-    def of(self, visit: Visit) -> Iterator[None]:
+    def of(self, context: RequestContext) -> Iterator[None]:
         """Follows a request for as long as the context lasts."""
-        self._open[id(visit)] = visit
+        self._open[id(context)] = context
         try:
             yield
         finally:
-            del self._open[id(visit)]
-            if visit.stream is not None:  # else it was refused, as its answer has told
-                self._ended[visit.client.id, visit.id] = _told(visit, None)
+            del self._open[id(context)]
+            if context.stream is not None:  # else it was refused, as its answer has told
+                self._ended[context.client.id, context.id] = _told(context, None)
 
     def tell(self, client: str, request_id: str, engine: Engine) -> dict[str, Any]:
         """How far a request is; of two with one id, the later.
@@ -48,27 +48,27 @@ class Progress:
         Raises:
           NoSuchRequest: The client has none with this id, or not any more.
         """
-        for visit in reversed(self._open.values()):
-            if (visit.client.id, visit.id) == (client, request_id):
-                return _told(visit, engine)
+        for context in reversed(self._open.values()):
+            if (context.client.id, context.id) == (client, request_id):
+                return _told(context, engine)
         if told := self._ended.get((client, request_id)):
             return told
         raise NoSuchRequest(f"no request of this client has the id {shorten(request_id)}")
 
 
-def _told(visit: Visit, engine: Engine | None) -> dict[str, Any]:
-    stream = visit.stream
+def _told(context: RequestContext, engine: Engine | None) -> dict[str, Any]:
+    stream = context.stream
     waits = engine is not None and stream is not None and not stream.phase.ended
     position = engine.position(stream) if engine and stream and waits else None
     wait_s = engine.wait_s(stream) if engine and stream and waits else None
     frames = stream.spec.frames if stream else None
     return {
-        "id": visit.id,
+        "id": context.id,
         "state": _state(stream, is_open=engine is not None),
         "queue_position": position,
         "estimated_wait_s": None if wait_s is None else round(wait_s, 1),
         "audio_seconds": None if frames is None else round(frames * FRAME_S, 2),
-        "made_seconds": round(visit.audio_s, 2),
+        "made_seconds": round(context.audio_s, 2),
     }
 
 

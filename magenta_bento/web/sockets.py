@@ -1,6 +1,6 @@
 """The WebSocket routes: which protocol lives where.
 
-Invariant: a socket is accepted only while the model is ready, and closed when its door is done.
+Invariant: a socket is accepted only while the model is ready, and closed when its protocol is done.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from magenta_bento.access.meter import Meter
+from magenta_bento.access.budget import AudioBudget
 from magenta_bento.errors import NotReady
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
-from magenta_bento.live.door import Door
 from magenta_bento.live.jam import Jam
 from magenta_bento.live.lyria import Lyria
+from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession
 from magenta_bento.runtime import Loaded, Runtime
-from magenta_bento.web.visit import Visit
+from magenta_bento.web.context import RequestContext
 
 LYRIA_METHOD = "GenerativeService.BidiGenerateMusic"
 NORMAL_CLOSE = 1000
@@ -36,7 +36,7 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
     """
 
     async def serve(
-        socket: WebSocket, door: Callable[[Connection, LiveSession, Loaded], Door]
+        socket: WebSocket, protocol: Callable[[Connection, LiveSession, Loaded], LiveProtocol]
     ) -> None:
         await socket.accept()
         connection = Connection(socket)
@@ -45,18 +45,18 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
         except NotReady as error:
             await connection.close(error.close_code, error.message)
             return
-        visit = Visit.of(socket.scope)
-        client = visit.client.id
-        meter = Meter(runtime().gate.limits, client)
+        context = RequestContext.from_scope(socket.scope)
+        client = context.client.id
+        budget = AudioBudget(runtime().access.limits, client)
         session = LiveSession(
             loaded.engine,
             loaded.prompter,
             client,
-            meter,
-            on_stream=visit.plays,
+            budget,
+            on_stream=context.plays,
             on_underrun=runtime().metrics.underruns.inc,
         )
-        await door(connection, session, loaded).run()
+        await protocol(connection, session, loaded).run()
         await connection.close(NORMAL_CLOSE)
 
     async def jam(socket: WebSocket) -> None:

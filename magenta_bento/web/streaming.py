@@ -16,12 +16,11 @@ from contextlib import suppress
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from magenta_bento.access.meter import Meter
-from magenta_bento.audio.encode import Encoder
+from magenta_bento.access.budget import AudioBudget
+from magenta_bento.audio.encode import Encoder, encode_off_loop
 from magenta_bento.audio.formats import FRAME_SAMPLES, FRAMES_PER_SECOND
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import SlowReader
-from magenta_bento.live.feeding import feed
 from magenta_bento.live.pacing import Pacer
 from magenta_bento.tracing import record
 
@@ -32,13 +31,13 @@ async def encoded(
     stream: Stream,
     encoder: Encoder,
     pacer: Pacer | None,
-    meter: Meter,
+    budget: AudioBudget,
     pool: ThreadPoolExecutor,
 ) -> AsyncGenerator[bytes, None]:
     """A stream's bytes, never empty ones, at the pacer's pace or as fast as they are taken.
 
     Args:
-      meter: Charges for each block before it is encoded.
+      budget: Charges for each block before it is encoded.
       pool: Where the encoder runs.
 
     Raises:
@@ -47,8 +46,8 @@ async def encoded(
     began = time.monotonic()
     async for block in stream.blocks():
         block_s = len(block) / FRAME_SAMPLES / FRAMES_PER_SECOND
-        await meter.play(block_s)
-        data = await feed(encoder, block, pool)
+        await budget.reserve(block_s)
+        data = await encode_off_loop(encoder, block, pool)
         if pacer is not None:
             await pacer.clear_to_send(block_s)
         if data:

@@ -50,7 +50,7 @@ def pack(files: ModelFiles, say: Callable[[str], None]) -> str:
         return str(packed.tag)
 
 
-def to_take_along(name: str) -> BentoModel | None:
+def packed_model(name: str) -> BentoModel | None:
     """What a service names so that its Bento holds a model; None if it was not packed."""
     from bentoml.models import BentoModel
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from redis_server import RedisServer, redis_server
 
 from magenta_bento.access import store as module
-from magenta_bento.access.gate import Gate
+from magenta_bento.access.control import AccessControl
 from magenta_bento.access.store import CONNECTIONS, PATIENCE_S, RETRY_S, Store
 from magenta_bento.config import IN_MEMORY, Settings
 from magenta_bento.errors import ConfigError
@@ -188,7 +188,7 @@ async def test_readiness_follows_the_setting(
     settings = Settings.model_validate(
         {"rate_limit_storage": redis.url, "rate_limit_on_store_failure": setting}
     )
-    gate = Gate.of(settings, metrics)
+    gate = AccessControl.from_settings(settings, metrics)
     assert not await gate.refuses_all()
     redis.stop()
     for _ in range(3):  # the answer does not depend on who asked before
@@ -200,7 +200,7 @@ async def test_who_counts_nothing_needs_no_store(redis: RedisServer, metrics: Me
     settings = Settings.model_validate(
         {"rate_limit_storage": redis.url, "rate_limit_on_store_failure": "closed", **none}
     )
-    gate = Gate.of(settings, metrics)
+    gate = AccessControl.from_settings(settings, metrics)
     redis.stop()
     assert not await gate.refuses_all()
 

@@ -31,12 +31,12 @@ from magenta_bento.config import Settings
 from magenta_bento.metrics import Metrics
 from magenta_bento.runtime import Loaded, Runtime, ServerPhase
 from magenta_bento.web import sockets
+from magenta_bento.web.access_log import AccessLogMiddleware
+from magenta_bento.web.admission import AdmissionMiddleware
 from magenta_bento.web.endpoint import Call, endpoint
-from magenta_bento.web.guard import Guard
-from magenta_bento.web.making import Maker
+from magenta_bento.web.generation import MusicGenerator
 from magenta_bento.web.middleware import OneErrorShape
 from magenta_bento.web.progress import Progress
-from magenta_bento.web.recording import Recorder
 from magenta_bento.web.requests import EmbedAudioRequest, StreamTextRequest, TextRequest
 from magenta_bento.weights.catalog import locate
 
@@ -51,17 +51,21 @@ class Front:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.settings = runtime.settings
-        self.maker = Maker(runtime)
+        self.maker = MusicGenerator(runtime)
 
     @endpoint("/generate/text", TextRequest, returns=Path)
     async def generate(self, request: TextRequest, call: Call) -> Response:
         await self.maker.check(request, call)
-        return await self.maker.file(request, await self.maker.of_text(request), call)
+        return await self.maker.respond_with_file(
+            request, await self.maker.embed_text(request), call
+        )
 
     @endpoint("/stream/text", StreamTextRequest, returns=bytes, streams=True)
     async def stream(self, request: StreamTextRequest, call: Call) -> Response:
         await self.maker.check(request, call)
-        return await self.maker.stream(request, await self.maker.of_text(request), call)
+        return await self.maker.respond_with_stream(
+            request, await self.maker.embed_text(request), call
+        )
 
     @endpoint("/embed/audio", EmbedAudioRequest, returns=dict)
     async def embed(self, request: EmbedAudioRequest, call: Call) -> Response:
@@ -142,9 +146,9 @@ def _app(runtime: Runtime) -> Starlette:
     return Starlette(
         routes=[*Front(runtime).routes(), *sockets.routes(lambda: runtime)],
         middleware=[  # in the service's order
-            Middleware(Recorder, runtime=lambda: runtime),
+            Middleware(AccessLogMiddleware, runtime=lambda: runtime),
             Middleware(OneErrorShape),
-            Middleware(Guard, runtime=lambda: runtime, progress=Progress()),
+            Middleware(AdmissionMiddleware, runtime=lambda: runtime, progress=Progress()),
         ],
     )
 

@@ -41,10 +41,10 @@ def asked(**fields: object) -> bytes:
 async def test_a_client_that_stops_reading_is_left(
     one: Place, monkeypatch: pytest.MonkeyPatch, route: str, fields: dict[str, object]
 ) -> None:
-    from magenta_bento.web import deaf
+    from magenta_bento.web import tcp_timeout
 
     monkeypatch.setattr(streaming, "STALL_S", 0.3)
-    deaf.leave_deaf_clients(0.3)
+    tcp_timeout.set_tcp_user_timeout(0.3)
     with one.connect() as ear:
         ear.sendall(post(asked(**fields), route))
         assert await asyncio.to_thread(ear.recv, 15) == b"HTTP/1.1 200 OK"

@@ -27,15 +27,15 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from magenta_bento.access.gate import Gate
+from magenta_bento.access.control import AccessControl
 from magenta_bento.config import Settings
 from magenta_bento.errors import NotReady
 from magenta_bento.live import connection, door
 from magenta_bento.metrics import Metrics
 from magenta_bento.web import sockets
-from magenta_bento.web.guard import Guard
+from magenta_bento.web.access_log import AccessLogMiddleware
+from magenta_bento.web.admission import AdmissionMiddleware
 from magenta_bento.web.progress import Progress
-from magenta_bento.web.recording import Recorder
 
 SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
 STALL_S = 1.0
@@ -52,7 +52,7 @@ class FakeRuntime:
             rate_limit_per_minute=0, rate_limit_per_hour=0, max_concurrent_per_client=0
         )
         self.metrics = Metrics(CollectorRegistry())
-        self.gate = Gate.of(self.settings, self.metrics)
+        self.access = AccessControl.from_settings(self.settings, self.metrics)
         self._loaded = SimpleNamespace(engine=running.engine, prompter=FakePrompter())
 
     @property
@@ -84,8 +84,8 @@ def placed(model: FakeModel, **options: Any) -> Iterator[Place]:
         listening.bind(("127.0.0.1", 0))
         runtime: Any = FakeRuntime(running)
         guarded = [
-            Middleware(Recorder, runtime=lambda: runtime),
-            Middleware(Guard, runtime=lambda: runtime, progress=Progress()),
+            Middleware(AccessLogMiddleware, runtime=lambda: runtime),
+            Middleware(AdmissionMiddleware, runtime=lambda: runtime, progress=Progress()),
         ]
         app = Starlette(routes=sockets.routes(lambda: runtime), middleware=guarded)
         web = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))

@@ -143,11 +143,11 @@ async def test_weights_are_blends(server: Server) -> None:
 
 async def test_audio_prompts_by_id_and_inline_are_one(server: Server, wav: bytes) -> None:
     upload = {"audio_file": ("tone.wav", wav)}
-    shelved = json.loads(post(server, "/prompts/audio", files=upload))
+    stored = json.loads(post(server, "/prompts/audio", files=upload))
     body = {"seed": "1", "duration": "0.8", "format": "pcm"}
     expected = samples(post(server, "/stream/audio", data=body, files=upload))
     inline = base64.b64encode(wav).decode()
-    for prompt in ({"audio_id": shelved["audio_id"]}, {"audio": inline}):
+    for prompt in ({"audio_id": stored["audio_id"]}, {"audio": inline}):
         async with jam_at(server.url) as jam:
             await jam.start(prompts=[prompt])
             assert same(await jam.hear(20), expected)

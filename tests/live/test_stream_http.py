@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 from serving import Server
 
+from magenta_bento.access.budget import AudioBudget
 from magenta_bento.access.limits import Limits
-from magenta_bento.access.meter import Meter
 from magenta_bento.access.store import Store
 from magenta_bento.audio.encode import make_stream_encoder
 from magenta_bento.audio.formats import FRAME_SAMPLES, StreamFormat
@@ -351,7 +351,7 @@ async def answer(stream: Stream, wire: Wire) -> None:
     settings, metrics = Settings(), Metrics(CollectorRegistry())
     limits = Limits(settings, Store(IN_MEMORY, metrics), metrics)
     with ThreadPoolExecutor(1) as pool:
-        meter = Meter(limits, "a client")
+        meter = AudioBudget(limits, "a client")
         chunks: AsyncGenerator[bytes, None] = encoded(stream, encoder, None, meter, pool)
         first = await anext(chunks)
         response = StreamedAudio(first, chunks, stream.cancel, "audio/l16", {})

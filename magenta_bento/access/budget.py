@@ -14,7 +14,7 @@ SLICE_S = 10
 _DECIMALS_S = 6  # a plain sum of floats would pass a slice's end before the music does
 
 
-class Meter:
+class AudioBudget:
     """Of one request or connection.
 
     Args:
@@ -39,11 +39,11 @@ class Meter:
         self._whole_s = seconds or math.inf
         await self._limits.check_audio(self._client, seconds or SLICE_S)
 
-    async def pay(self, seconds: float) -> None:
+    async def charge(self, seconds: float) -> None:
         """Charges for a whole piece; raises as :meth:`check`."""
         await self._limits.spend_audio(self._client, seconds)
 
-    async def play(self, seconds: float) -> None:
+    async def reserve(self, seconds: float) -> None:
         """Charges for what is about to be played; raises as :meth:`check`."""
         self._made_s = round(self._made_s + seconds, _DECIMALS_S)
         while self._made_s > self._paid_s:

@@ -20,7 +20,7 @@ from magenta_bento.live.connection import IDLE_S, Connection
 from magenta_bento.live.session import LiveSession, State
 
 
-class Door(ABC):
+class LiveProtocol(ABC):
     """See the module.
 
     Args:
@@ -34,11 +34,11 @@ class Door(ABC):
         self._playing: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def answer(self, raw: str | bytes) -> None:
+    async def handle_message(self, raw: str | bytes) -> None:
         """Does what a message asks for; a ServiceError ends the connection."""
 
     @abstractmethod
-    async def tell(self, error: ServiceError) -> None:
+    async def send_error(self, error: ServiceError) -> None:
         """Says why the connection ends, where the protocol has a message for it."""
 
     async def run(self) -> None:
@@ -50,7 +50,7 @@ class Door(ABC):
         except ServiceError as error:
             await self.stop()  # first: telling a slow reader takes a while
             with suppress(ServiceError, WebSocketDisconnect):
-                await self.tell(error)
+                await self.send_error(error)
             await self.connection.close(error.close_code, error.message)
         finally:
             await self.stop()
@@ -86,7 +86,7 @@ class Door(ABC):
                 raise IdleSession(f"nothing was played or asked for {IDLE_S:g} seconds")
             # First what was read: a client that left shows in both tasks, and is no error.
             if reading in done:
-                await self.answer(reading.result())
+                await self.handle_message(reading.result())
             if self._playing is not None and self._playing.done():
                 self._playing.result()  # raises what ended the music
                 self._playing = None

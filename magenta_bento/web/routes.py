@@ -1,4 +1,4 @@
-"""What the server's paths are to those who guard and count them.
+"""The routes of the server, as admission, limits and metrics know them.
 
 Invariant: whatever a client asks for, the name of its route is one of a few.
 """

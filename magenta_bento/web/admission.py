@@ -26,14 +26,14 @@ from magenta_bento.errors import (
     shorten,
 )
 from magenta_bento.runtime import Runtime
+from magenta_bento.web.context import RequestContext
 from magenta_bento.web.forms import OVERHEAD_BYTES
 from magenta_bento.web.progress import Progress
 from magenta_bento.web.responses import error_response
-from magenta_bento.web.routing import COSTLY, METRICS, OPEN
-from magenta_bento.web.visit import Visit
+from magenta_bento.web.routes import COSTLY, METRICS, OPEN
 
 
-class Guard:
+class AdmissionMiddleware:
     """ASGI middleware; see the module.
 
     Args:
@@ -51,41 +51,41 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        visit = Visit.of(scope)
+        context = RequestContext.from_scope(scope)
         runtime = self._runtime()
         with ExitStack() as held:
             try:
                 with tracing.tracer.start_as_current_span("admission"):
-                    await _admit(scope, visit, runtime)
-                if visit.route in COSTLY:
-                    held.enter_context(runtime.gate.places.taken(visit.client.id))
-                    held.enter_context(self._progress.of(visit))
+                    await _admit(scope, context, runtime)
+                if context.route in COSTLY:
+                    held.enter_context(runtime.access.concurrency.acquire(context.client.id))
+                    held.enter_context(self._progress.of(context))
             except ServiceError as error:
-                await runtime.gate.pace.wait()
+                await runtime.access.throttle.wait()
                 # Starlette answers a WebSocket with it before the upgrade.
                 await error_response(error)(scope, receive, send)
                 return
             await self.app(scope, receive, send)
 
 
-async def _admit(scope: Scope, visit: Visit, runtime: Runtime) -> None:
+async def _admit(scope: Scope, context: RequestContext, runtime: Runtime) -> None:
     """Finds out who asks.
 
     Raises:
       ServiceError: They may not.
     """
-    settings, gate = runtime.settings, runtime.gate
-    visit.client = client_of(scope, settings.trusted_proxies)
+    settings, access = runtime.settings, runtime.access
+    context.client = client_of(scope, settings.trusted_proxies)
     try:
         _check_origin(scope, settings)
         _check_size(scope, settings)
-        if gate.keys is not None and not _is_open(visit.route, settings):
-            visit.client = visit.client.with_key(await _key(scope, gate.keys))
+        if access.keys is not None and not _is_open(context.route, settings):
+            context.client = context.client.with_key(await _key(scope, access.keys))
     except ServiceError as error:
         runtime.metrics.refused.labels(error.type).inc()
         raise
-    if visit.route in COSTLY:
-        visit.headers |= await gate.limits.request(visit.client.id)
+    if context.route in COSTLY:
+        context.headers |= await access.limits.request(context.client.id)
 
 
 def _is_open(route: str, settings: Settings) -> bool:

@@ -17,7 +17,7 @@ LONGEST_S = 1.0
 BURST_S = 0.5  # the refusals of so much time may leave at once
 
 
-class Pace:
+class RefusalThrottle:
     """See the module: a token bucket (Turner 1986) that waits instead of dropping.
 
     Args:

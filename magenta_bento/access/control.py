@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from magenta_bento.access.concurrency import ConcurrencyLimit
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.access.limits import Limits
-from magenta_bento.access.pace import Pace
-from magenta_bento.access.places import Places
 from magenta_bento.access.store import Store
+from magenta_bento.access.throttle import RefusalThrottle
 from magenta_bento.config import Settings
 from magenta_bento.metrics import Metrics
 
@@ -28,33 +28,33 @@ def key_ring(settings: Settings) -> KeyRing | None:
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccessControl:
     """See the module.
 
     Attributes:
       keys: None if none are asked for.
       store: Where limits are counted.
       limits: How often, and how much.
-      places: How many at once.
-      pace: How fast the others are refused.
+      concurrency: How many at once.
+      throttle: How fast the others are refused.
     """
 
     keys: KeyRing | None
     store: Store
     limits: Limits
-    places: Places
-    pace: Pace
+    concurrency: ConcurrencyLimit
+    throttle: RefusalThrottle
 
     @classmethod
-    def of(cls, settings: Settings, metrics: Metrics) -> Gate:
+    def from_settings(cls, settings: Settings, metrics: Metrics) -> AccessControl:
         """Raises ConfigError as :func:`key_ring` and :class:`Store` do."""
         store = Store(settings.rate_limit_storage.get_secret_value(), metrics)
         return cls(
             keys=key_ring(settings),
             store=store,
             limits=Limits(settings, store, metrics),
-            places=Places(settings.max_concurrent_per_client, metrics),
-            pace=Pace(settings.refusals_per_second),
+            concurrency=ConcurrencyLimit(settings.max_concurrent_per_client, metrics),
+            throttle=RefusalThrottle(settings.refusals_per_second),
         )
 
     async def refuses_all(self) -> bool:

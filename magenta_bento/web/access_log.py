@@ -21,8 +21,8 @@ from magenta_bento import logs, tracing
 from magenta_bento.engine.stream import Phase
 from magenta_bento.errors import ServiceError
 from magenta_bento.runtime import Runtime
-from magenta_bento.web.routing import METRICS, OPEN, route_of
-from magenta_bento.web.visit import REQUEST_ID_HEADER, Visit
+from magenta_bento.web.context import REQUEST_ID_HEADER, RequestContext
+from magenta_bento.web.routes import METRICS, OPEN, route_of
 
 log = logging.getLogger("magenta_bento.access")
 
@@ -35,7 +35,7 @@ PROTECTION = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referr
 _STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
 
-class Recorder:
+class AccessLogMiddleware:
     """ASGI middleware; see the module.
 
     Args:
@@ -53,35 +53,35 @@ class Recorder:
             return
         runtime = self._runtime()
         framers = _framers(runtime.settings.cors_origins)
-        visit = Visit.open(scope, route_of(scope["path"]))
-        remembered = logs.request_id.set(visit.id)
-        tracing.describe_request(visit.id, scope["path"])
+        context = RequestContext.create(scope, route_of(scope["path"]))
+        remembered = logs.request_id.set(context.id)
+        tracing.describe_request(context.id, scope["path"])
 
         async def noted(message: Message) -> None:
             if message["type"] in _STARTS:
-                visit.status = message.get("status", SWITCHING_PROTOCOLS)
+                context.status = message.get("status", SWITCHING_PROTOCOLS)
                 message.setdefault("headers", [])
                 headers = MutableHeaders(raw=list(message["headers"]))
                 policies = [headers.get(POLICY_HEADER), framers]
                 headers[POLICY_HEADER] = "; ".join(filter(None, policies))
-                headers.update({**PROTECTION, REQUEST_ID_HEADER: visit.id})
-                for name, value in visit.headers.items():
+                headers.update({**PROTECTION, REQUEST_ID_HEADER: context.id})
+                for name, value in context.headers.items():
                     headers.setdefault(name, value)  # an error knows better which limit it was
                 message["headers"] = headers.raw
             await send(message)
 
-        opened = runtime.metrics.open_requests.labels(visit.route)
+        opened = runtime.metrics.open_requests.labels(context.route)
         opened.inc()
         try:
             await self.app(scope, receive, noted)
         except Exception as error:
-            visit.broken_off = error.type if isinstance(error, ServiceError) else repr(error)
+            context.broken_off = error.type if isinstance(error, ServiceError) else repr(error)
             raise
         finally:
             opened.dec()
-            _trace(visit)
-            _count(visit, scope, runtime)
-            _write(visit, scope, with_prompt=runtime.settings.log_prompts)
+            _trace(context)
+            _count(context, scope, runtime)
+            _write(context, scope, with_prompt=runtime.settings.log_prompts)
             logs.request_id.reset(remembered)
 
 
@@ -90,53 +90,53 @@ def _framers(origins: tuple[str, ...]) -> str:
     return " ".join(("frame-ancestors 'self'", *(o for o in origins if o != "null")))
 
 
-def _count(visit: Visit, scope: Scope, runtime: Runtime) -> None:
+def _count(context: RequestContext, scope: Scope, runtime: Runtime) -> None:
     metrics = runtime.metrics
     method = scope.get("method", "GET")
     metrics.requests.labels(
-        visit.route,
+        context.route,
         method if method in METHODS else "other",
-        str(visit.status or STATUS_LEFT),
-        visit.client.key,
+        str(context.status or STATUS_LEFT),
+        context.client.key,
     ).inc()
-    metrics.request_seconds.labels(visit.route).observe(time.monotonic() - visit.began)
-    if visit.audio_s:
-        metrics.audio_seconds.labels(visit.client.key).inc(visit.audio_s)
+    metrics.request_seconds.labels(context.route).observe(time.monotonic() - context.began)
+    if context.audio_s:
+        metrics.audio_seconds.labels(context.client.key).inc(context.audio_s)
 
 
-def _trace(visit: Visit) -> None:
+def _trace(context: RequestContext) -> None:
     """The parts of a request that the engine timed."""
-    timing = visit.stream.timing if visit.stream else None
+    timing = context.stream.timing if context.stream else None
     if timing and timing.playing:
         tracing.record("queue", timing.admitted, timing.playing)
         ended = timing.ended or time.monotonic()
-        tracing.record("generate", timing.playing, ended, audio_seconds=visit.audio_s)
+        tracing.record("generate", timing.playing, ended, audio_seconds=context.audio_s)
 
 
-def _write(visit: Visit, scope: Scope, *, with_prompt: bool) -> None:
-    is_probe = visit.route in (*OPEN, METRICS)
+def _write(context: RequestContext, scope: Scope, *, with_prompt: bool) -> None:
+    is_probe = context.route in (*OPEN, METRICS)
     fields: dict[str, Any] = {
         "method": scope.get("method", "WEBSOCKET"),
-        "route": visit.route,
+        "route": context.route,
         "path": quote(scope["path"])[:MAX_PATH_CHARS],
-        "status": visit.status or STATUS_LEFT,
-        "seconds": round(time.monotonic() - visit.began, 3),
-        "key": visit.client.key,
-        "address": visit.client.address,
+        "status": context.status or STATUS_LEFT,
+        "seconds": round(time.monotonic() - context.began, 3),
+        "key": context.client.key,
+        "address": context.client.address,
     }
-    if stream := visit.stream:
+    if stream := context.stream:
         fields |= {
             # The engine ends at its next step what its reader has left.
             "outcome": (stream.phase if stream.phase.ended else Phase.CANCELLED).value,
             "queue_seconds": round(stream.timing.waited_s, 3),
             "generation_seconds": round(stream.timing.in_slot_s, 3),
-            "audio_seconds": round(visit.audio_s, 2),
-            "rtf": round(visit.audio_s / max(stream.timing.in_slot_s, 1e-3), 2),
+            "audio_seconds": round(context.audio_s, 2),
+            "rtf": round(context.audio_s / max(stream.timing.in_slot_s, 1e-3), 2),
         }
-    if visit.broken_off:
-        fields["broken_off"] = visit.broken_off
-    if with_prompt and visit.prompt:
-        fields["prompt"] = visit.prompt
+    if context.broken_off:
+        fields["broken_off"] = context.broken_off
+    if with_prompt and context.prompt:
+        fields["prompt"] = context.prompt
     told = " ".join(f"{name}={value!r}" for name, value in list(fields.items())[4:] if value != "")
-    line = f"{fields['method']} {fields['path']} {fields['status']} {told} id={visit.id}"
+    line = f"{fields['method']} {fields['path']} {fields['status']} {told} id={context.id}"
     log.log(logging.DEBUG if is_probe else logging.INFO, line, extra=fields)

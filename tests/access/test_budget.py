@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from magenta_bento.access.budget import SLICE_S, AudioBudget
 from magenta_bento.access.limits import Limits
-from magenta_bento.access.meter import SLICE_S, Meter
 from magenta_bento.access.store import Store
 from magenta_bento.config import IN_MEMORY, Settings
 from magenta_bento.errors import AudioBudgetSpent
@@ -24,9 +24,9 @@ def _limits(metrics: Metrics) -> Limits:
     return Limits(settings, Store(IN_MEMORY, metrics), metrics)
 
 
-@pytest.fixture(name="meter")
-def _meter(limits: Limits) -> Meter:
-    return Meter(limits, ALICE)
+@pytest.fixture(name="budget")
+def _meter(limits: Limits) -> AudioBudget:
+    return AudioBudget(limits, ALICE)
 
 
 async def spent(limits: Limits) -> int:
@@ -43,25 +43,25 @@ async def spent(limits: Limits) -> int:
     return BUDGET_S - left
 
 
-async def test_a_whole_piece_is_charged_at_once(meter: Meter, limits: Limits) -> None:
-    await meter.check(40)
+async def test_a_whole_piece_is_charged_at_once(budget: AudioBudget, limits: Limits) -> None:
+    await budget.check(40)
     assert await spent(limits) == 0
-    await meter.pay(40)
+    await budget.charge(40)
     assert await spent(limits) == 40
     with pytest.raises(AudioBudgetSpent):
-        await meter.check(61)
+        await budget.check(61)
     with pytest.raises(AudioBudgetSpent):
-        await meter.pay(61)
+        await budget.charge(61)
     assert await spent(limits) == 40
 
 
 @pytest.mark.parametrize("block_s", [FRAME_S, 3 * FRAME_S, 0.2, 0.32, 2.0, 7.0, 25.0])
 async def test_what_plays_is_charged_in_advance(
-    meter: Meter, limits: Limits, block_s: float
+    budget: AudioBudget, limits: Limits, block_s: float
 ) -> None:
-    await meter.check(0)  # music without an end
+    await budget.check(0)  # music without an end
     for number in range(1, math.floor(80 / block_s) + 1):
-        await meter.play(block_s)
+        await budget.reserve(block_s)
         played_s = round(number * block_s, 6)
         charged_s = await spent(limits)
         assert played_s <= charged_s < played_s + SLICE_S
@@ -71,56 +71,58 @@ async def test_what_plays_is_charged_in_advance(
 @pytest.mark.parametrize("block_s", [FRAME_S, 2 * FRAME_S, 0.2])
 @pytest.mark.parametrize("whole_s", [0.4, 2.0, 8.0, 10.0, 20.0, 60.0, 100.0])
 async def test_a_stream_with_an_end_is_charged_to_it(
-    meter: Meter, limits: Limits, block_s: float, whole_s: float
+    budget: AudioBudget, limits: Limits, block_s: float, whole_s: float
 ) -> None:
     """Neither a slice too many at its end, nor for a sum of floats that passes it."""
-    await meter.check(whole_s)
+    await budget.check(whole_s)
     for _ in range(round(whole_s / block_s)):
-        await meter.play(block_s)
+        await budget.reserve(block_s)
     assert await spent(limits) == math.ceil(whole_s)
 
 
 async def test_a_length_between_two_frames_is_charged_as_it_is_played(
-    meter: Meter, limits: Limits
+    budget: AudioBudget, limits: Limits
 ) -> None:
-    await meter.check(2.01)
+    await budget.check(2.01)
     for _ in range(51):  # 2.04 s
-        await meter.play(FRAME_S)
+        await budget.reserve(FRAME_S)
     assert await spent(limits) == 3
 
 
-async def test_what_was_checked_can_be_played(meter: Meter, limits: Limits) -> None:
+async def test_what_was_checked_can_be_played(budget: AudioBudget, limits: Limits) -> None:
     """The last seconds of a budget are enough for a piece of that length."""
-    await Meter(limits, ALICE).pay(BUDGET_S - 5)
+    await AudioBudget(limits, ALICE).charge(BUDGET_S - 5)
     with pytest.raises(AudioBudgetSpent):
-        await meter.check(0)
-    await meter.check(4)
-    await meter.play(4)
+        await budget.check(0)
+    await budget.check(4)
+    await budget.reserve(4)
     assert await spent(limits) == BUDGET_S - 1
 
 
-async def test_music_without_an_end_ends_with_the_budget(meter: Meter, limits: Limits) -> None:
-    await meter.check(0)
+async def test_music_without_an_end_ends_with_the_budget(
+    budget: AudioBudget, limits: Limits
+) -> None:
+    await budget.check(0)
     for _ in range(BUDGET_S):
-        await meter.play(1.0)
+        await budget.reserve(1.0)
     with pytest.raises(AudioBudgetSpent):
-        await meter.play(FRAME_S)
+        await budget.reserve(FRAME_S)
     assert await spent(limits) == BUDGET_S
 
 
 async def test_a_session_that_starts_again_uses_up_what_it_paid(
-    meter: Meter, limits: Limits
+    budget: AudioBudget, limits: Limits
 ) -> None:
-    await meter.check(0)
-    await meter.play(3)
-    await meter.check(0)
-    await meter.play(6)
+    await budget.check(0)
+    await budget.reserve(3)
+    await budget.check(0)
+    await budget.reserve(6)
     assert await spent(limits) == SLICE_S
 
 
 async def test_without_a_budget_nothing_is_charged(metrics: Metrics) -> None:
     limits = Limits(Settings(), Store(IN_MEMORY, metrics), metrics)
-    meter = Meter(limits, ALICE)
-    await meter.check(0)
-    await meter.pay(1e6)
-    await meter.play(1e4)
+    budget = AudioBudget(limits, ALICE)
+    await budget.check(0)
+    await budget.charge(1e6)
+    await budget.reserve(1e4)

@@ -21,20 +21,20 @@ from magenta_bento.engine.spec import FRAME_S
 from magenta_bento.engine.stream import Stream
 
 REQUEST_ID_HEADER = "X-Request-ID"
-_SCOPE_KEY = "magenta_bento.visit"
+_SCOPE_KEY = "magenta_bento.context"
 _GOOD_ID = re.compile(r"[A-Za-z0-9._~:+/=-]{1,128}")
 
 UNKNOWN = Client("", "", "")
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """See the module.
 
     Attributes:
       id: The request's id: the client's own, if it sent a fit one.
       route: Which route of ours, "other" for none.
-      client: Who; unknown until the guard has looked.
+      client: Who; unknown until the admission middleware has looked.
       began: When, by ``time.monotonic``.
       status: HTTP status of the answer; 0 until there is one.
       headers: To be put on the answer.
@@ -57,22 +57,22 @@ class Visit:
     _frames_before: int = 0
 
     @classmethod
-    def open(cls, scope: Scope, route: str) -> Visit:
+    def create(cls, scope: Scope, route: str) -> RequestContext:
         """Begins one, and notes it in the scope."""
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        visit = cls(given if _GOOD_ID.fullmatch(given) else secrets.token_hex(16), route)
-        scope[_SCOPE_KEY] = visit
-        return visit
+        context = cls(given if _GOOD_ID.fullmatch(given) else secrets.token_hex(16), route)
+        scope[_SCOPE_KEY] = context
+        return context
 
     @classmethod
-    def of(cls, scope: Scope) -> Visit:
+    def from_scope(cls, scope: Scope) -> RequestContext:
         """That of a scope.
 
         Raises:
           KeyError: The middleware was left out.
         """
-        visit: Visit = scope[_SCOPE_KEY]
-        return visit
+        context: RequestContext = scope[_SCOPE_KEY]
+        return context
 
     @property
     def audio_s(self) -> float:

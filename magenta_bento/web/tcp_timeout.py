@@ -15,7 +15,7 @@ import sys
 import psutil
 
 
-def leave_deaf_clients(stall_s: float) -> None:
+def set_tcp_user_timeout(stall_s: float) -> None:
     """Has the kernel break off such connections, of those that are yet to be accepted.
 
     Args:

@@ -17,7 +17,7 @@ from magenta_bento.metrics import Metrics
 RETRY_AFTER_S = 1  # one of them may end at any moment
 
 
-class Places:
+class ConcurrencyLimit:
     """See the module.
 
     Args:
@@ -31,7 +31,7 @@ class Places:
         self._open: Counter[str] = Counter()
 
     @contextmanager
-    def taken(self, client: str) -> Iterator[None]:
+    def acquire(self, client: str) -> Iterator[None]:
         """One place for as long as the context lasts.
 
         Raises:

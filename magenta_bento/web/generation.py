@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from magenta_bento import __version__, conditioning
-from magenta_bento.audio.encode import make_encoder, make_stream_encoder
+from magenta_bento.audio.encode import encode_off_loop, make_encoder, make_stream_encoder
 from magenta_bento.audio.formats import (
     CHANNELS,
     FRAME_SAMPLES,
@@ -26,10 +26,9 @@ from magenta_bento.audio.formats import (
     frames_for,
 )
 from magenta_bento.audio.tags import Tags
-from magenta_bento.engine.spec import StreamSpec, drawn
+from magenta_bento.engine.spec import StreamSpec, seed_or_random
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import InvalidInput
-from magenta_bento.live.feeding import feed
 from magenta_bento.live.pacing import Pacer
 from magenta_bento.runtime import DEMO_NOTE, Runtime
 from magenta_bento.style import Embedding, blend
@@ -55,14 +54,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Prompted:
+class ResolvedPrompt:
     """What prompts came to: a style, float32 [768], and what to call the music."""
 
     style: Embedding
     title: str
 
 
-class Maker:
+class MusicGenerator:
     """See the module.
 
     Args:
@@ -86,14 +85,16 @@ class Maker:
         """
         seconds = self.seconds(request)
         self._runtime.loaded.engine.check_room()
-        await call.meter.check(seconds)
+        await call.budget.check(seconds)
 
     @tracer.start_as_current_span("embed")
-    async def of_text(self, prompt: TextPrompt) -> Prompted:
-        return Prompted(await self._runtime.loaded.prompter.text(prompt.prompt), prompt.prompt)
+    async def embed_text(self, prompt: TextPrompt) -> ResolvedPrompt:
+        return ResolvedPrompt(
+            await self._runtime.loaded.prompter.text(prompt.prompt), prompt.prompt
+        )
 
     @tracer.start_as_current_span("embed")
-    async def of_audio(self, prompt: AudioPrompt) -> Prompted:
+    async def embed_audio(self, prompt: AudioPrompt) -> ResolvedPrompt:
         prompter = self._runtime.loaded.prompter
         (upload,) = prompt.uploads("audio_file")
         parts = [await prompter.audio(upload.file, "audio_file")]
@@ -102,10 +103,10 @@ class Maker:
             parts.append(await prompter.text(prompt.prompt))
             weights.append(prompt.text_weight)
         style = blend(parts, weights, "audio_weight and text_weight")
-        return Prompted(style, prompt.prompt or Path(upload.filename).stem)
+        return ResolvedPrompt(style, prompt.prompt or Path(upload.filename).stem)
 
     @tracer.start_as_current_span("embed")
-    async def of_blend(self, prompts: BlendPrompts) -> Prompted:
+    async def embed_blend(self, prompts: BlendPrompts) -> ResolvedPrompt:
         prompter = self._runtime.loaded.prompter
         files = prompts.uploads("audio_files")
         texts = [await prompter.text(text) for text in prompts.text_prompts]
@@ -119,9 +120,11 @@ class Maker:
         ]
         style = blend([*texts, *audio], weights, "text_weights and audio_weights")
         names = [*prompts.text_prompts, *(Path(file.filename).stem for file in files)]
-        return Prompted(style, " + ".join(names))
+        return ResolvedPrompt(style, " + ".join(names))
 
-    async def file(self, request: GenerationRequest, prompted: Prompted, call: Call) -> Response:
+    async def respond_with_file(
+        self, request: GenerationRequest, resolved: ResolvedPrompt, call: Call
+    ) -> Response:
         """A finished file.
 
         Raises:
@@ -130,13 +133,13 @@ class Maker:
         """
         began = time.monotonic()
         frames = frames_for(self.seconds(request))
-        stream = await self._begin(request, prompted, call, frames)
-        await call.meter.pay(frames / FRAMES_PER_SECOND)
-        tags = self._tags(prompted.title, stream.seed)
+        stream = await self._begin(request, resolved, call, frames)
+        await call.budget.charge(frames / FRAMES_PER_SECOND)
+        tags = self._tags(resolved.title, stream.seed)
         bitrate = self._settings.mp3_bitrate_kbps
         encoder = make_encoder(request.format, tags, bitrate, streamed=False)
         async for block in stream.blocks():
-            await feed(encoder, block, self._encodes)
+            await encode_off_loop(encoder, block, self._encodes)
         if stream.phase is not Phase.FINISHED:
             raise ClientGone
         data = await self._encode(encoder.finish)
@@ -145,7 +148,7 @@ class Maker:
             Rendered(
                 data=data,
                 format=request.format,
-                title=prompted.title,
+                title=resolved.title,
                 seed=stream.seed,
                 model=self._runtime.files.name,
                 audio_s=frames / FRAMES_PER_SECOND,
@@ -153,14 +156,16 @@ class Maker:
             )
         )
 
-    async def stream(self, request: StreamRequest, prompted: Prompted, call: Call) -> Response:
+    async def respond_with_stream(
+        self, request: StreamRequest, resolved: ResolvedPrompt, call: Call
+    ) -> Response:
         """Bytes that leave as they come; raises as :meth:`file` does, before the first of them."""
         seconds = self.seconds(request)
         frames = frames_for(seconds) if seconds else None
         live = request.in_real_time
         stream = await self._begin(
             request,
-            prompted,
+            resolved,
             call,
             frames,
             lead_frames=ENGINE_LEAD_FRAMES if live else ASAP_LEAD_FRAMES,
@@ -168,7 +173,7 @@ class Maker:
         )
         encoder = make_stream_encoder(
             request.format,
-            self._tags(prompted.title, stream.seed),
+            self._tags(resolved.title, stream.seed),
             self._settings.mp3_bitrate_kbps,
             None if frames is None else frames * FRAME_SAMPLES,
         )
@@ -176,7 +181,7 @@ class Maker:
         if live:
             lead_s = STREAM_LEAD_S - ENGINE_LEAD_FRAMES / FRAMES_PER_SECOND
             pacer = Pacer(lead_s, on_underrun=self._runtime.metrics.underruns.inc)
-        chunks = encoded(stream, encoder, pacer, call.meter, self._encodes)
+        chunks = encoded(stream, encoder, pacer, call.budget, self._encodes)
         try:
             first = await anext(chunks)
         except StopAsyncIteration:
@@ -192,7 +197,7 @@ class Maker:
     async def _begin(
         self,
         request: SamplingRequest,
-        prompted: Prompted,
+        resolved: ResolvedPrompt,
         call: Call,
         frames: int | None,
         *,
@@ -204,21 +209,21 @@ class Maker:
         guidance = conditioning.Guidance(style=request.guidance)
         spec = StreamSpec(
             conditioning.build(
-                await loaded.prompter.tokens(prompted.style),
+                await loaded.prompter.tokens(resolved.style),
                 conditioning.Controls(guidance),
                 request.temperature,
                 request.top_k,
             ),
-            drawn(request.seed),
+            seed_or_random(request.seed),
             frames,
             lead_frames=lead_frames,
-            client=call.visit.client.id,
+            client=call.context.client.id,
             live=live,
         )
         stream = loaded.engine.submit(spec, asyncio.get_running_loop())
         call.when_gone(stream.cancel)
-        call.visit.plays(stream, loaded.engine.position(stream))
-        call.visit.prompt = prompted.title
+        call.context.plays(stream, loaded.engine.position(stream))
+        call.context.prompt = resolved.title
         return stream
 
     def seconds(self, request: GenerationRequest | StreamRequest) -> float:

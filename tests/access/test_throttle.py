@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from magenta_bento.access import pace as module
-from magenta_bento.access.pace import BURST_S, LONGEST_S, Pace
+from magenta_bento.access import throttle as module
+from magenta_bento.access.throttle import BURST_S, LONGEST_S, RefusalThrottle
 
 PER_S = 8  # in steps that floats hold exactly
 
@@ -32,7 +32,7 @@ def _slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-async def delays(pace: Pace, slept: list[float], count: int) -> list[float]:
+async def delays(pace: RefusalThrottle, slept: list[float], count: int) -> list[float]:
     found = []
     for _ in range(count):
         slept.clear()
@@ -44,14 +44,14 @@ async def delays(pace: Pace, slept: list[float], count: int) -> list[float]:
 async def test_a_burst_leaves_at_once_and_the_rest_at_the_rate(
     clock: list[float], slept: list[float]
 ) -> None:
-    found = await delays(Pace(PER_S), slept, 10)
+    found = await delays(RefusalThrottle(PER_S), slept, 10)
     burst = int(BURST_S * PER_S) + 1
     assert found[:burst] == [0.0] * burst
     assert found[burst:] == [n / PER_S for n in range(1, 11 - burst)]
 
 
 async def test_nobody_waits_longer_than_the_longest(clock: list[float], slept: list[float]) -> None:
-    pace = Pace(PER_S)
+    pace = RefusalThrottle(PER_S)
     assert max(await delays(pace, slept, 1_000)) == LONGEST_S
     # And no debt is left of them: who comes after that waits for those who were in line.
     clock[0] += LONGEST_S + BURST_S
@@ -59,7 +59,7 @@ async def test_nobody_waits_longer_than_the_longest(clock: list[float], slept: l
 
 
 async def test_a_quiet_time_allows_no_larger_burst(clock: list[float], slept: list[float]) -> None:
-    pace = Pace(PER_S)
+    pace = RefusalThrottle(PER_S)
     await delays(pace, slept, 5)
     clock[0] += 3_600
     found = await delays(pace, slept, 20)
@@ -67,11 +67,11 @@ async def test_a_quiet_time_allows_no_larger_burst(clock: list[float], slept: li
 
 
 async def test_0_is_no_bound(slept: list[float]) -> None:
-    assert await delays(Pace(0), slept, 1_000) == [0.0] * 1_000
+    assert await delays(RefusalThrottle(0), slept, 1_000) == [0.0] * 1_000
 
 
 async def test_waiting_holds_up_nobody_else() -> None:
-    pace = Pace(PER_S)
+    pace = RefusalThrottle(PER_S)
     waiting = [asyncio.create_task(pace.wait()) for _ in range(50)]
     await asyncio.sleep(0)
     assert any(task.done() for task in waiting)

@@ -15,10 +15,10 @@ from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.metrics import Metrics
 
 RETRY_AFTER_RANGE_S = (1, 600)
-MEMORY = 0.9  # of the moving average, a step
+EWMA_DECAY = 0.9  # of the moving average, a step
 
 
-class Ledger:
+class EngineStatistics:
     """See the module.
 
     Args:
@@ -30,11 +30,11 @@ class Ledger:
         self.frames_per_s = 0.0  # of all streams together, of late
         self._last_fetched = 0.0
 
-    def seated(self, stream: Stream) -> None:
+    def stream_started(self, stream: Stream) -> None:
         """A stream got a slot."""
         self.metrics.queue_wait_seconds.observe(stream.timing.waited_s)
 
-    def stepped(self, started: float, frames: int, streams: int, heard: int) -> None:
+    def step_finished(self, started: float, frames: int, streams: int, heard: int) -> None:
         """A step's audio arrived.
 
         Args:
@@ -47,13 +47,13 @@ class Ledger:
         # The device may have been busy with the step before when this one was dispatched.
         elapsed_s = max(now - max(started, self._last_fetched), 1e-6)
         self._last_fetched = now
-        memory = MEMORY if self.frames_per_s else 0.0
+        decay = EWMA_DECAY if self.frames_per_s else 0.0
         rate = streams * frames / elapsed_s
-        self.frames_per_s = memory * self.frames_per_s + (1 - memory) * rate
+        self.frames_per_s = decay * self.frames_per_s + (1 - decay) * rate
         self.metrics.frames.inc(heard)
         self.metrics.step_frame_seconds.observe(elapsed_s / frames)
 
-    def ended(self, stream: Stream, phase: Phase) -> None:
+    def stream_ended(self, stream: Stream, phase: Phase) -> None:
         """A stream is about to end."""
         self.metrics.streams.labels(phase.value).inc()
         timing = stream.timing
