@@ -25,7 +25,7 @@ from magenta_bento.config import Settings
 from magenta_bento.errors import MagentaBentoError
 from magenta_bento.metrics import Metrics
 from magenta_bento.runtime import Runtime
-from magenta_bento.style import Embedding
+from magenta_bento.style import Style
 from magenta_bento.web import cors, openapi, pages, sockets, untimed
 from magenta_bento.web.access_log import AccessLogMiddleware
 from magenta_bento.web.admission import AdmissionMiddleware
@@ -197,34 +197,33 @@ class MagentaBento:
         """Keeps an audio prompt for a day, under an id that /ws/jam takes."""
         (upload,) = request.uploads("audio_file")
         prompter = self.runtime.loaded.prompter
-        embedding = await prompter.audio(upload.file, "audio_file")
-        return JSONResponse(
-            {"audio_id": prompter.store_audio_prompt(embedding), "filename": upload.filename}
-        )
+        style = await prompter.audio(upload.file, "audio_file")
+        audio_id = prompter.store_audio_prompt(style.embedding)
+        return JSONResponse({"audio_id": audio_id, "filename": upload.filename})
 
     @endpoint("/embed/text", EmbedTextRequest, returns=Embedded)
     async def embed_text(self, request: EmbedTextRequest, call: Call) -> Response:
         """The style embedding of a text prompt, and its tokens."""
         prompter = self.runtime.loaded.prompter
-        embedding = await prompter.text(request.prompt, use_mapper=request.use_mapper)
-        return await self._embedded(embedding, prompt=request.prompt)
+        style = await prompter.text(request.prompt, use_mapper=request.use_mapper)
+        return _embedded(style, prompt=request.prompt)
 
     @endpoint("/embed/audio", EmbedAudioRequest, returns=Embedded)
     async def embed_audio(self, request: EmbedAudioRequest, call: Call) -> Response:
         """The style embedding of an audio file, and its tokens."""
         (upload,) = request.uploads("audio_file")
-        embedding = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
-        return await self._embedded(embedding, filename=upload.filename)
+        style = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
+        return _embedded(style, filename=upload.filename)
 
-    async def _embedded(self, embedding: Embedding, **of: str) -> Response:
-        tokens = await self.runtime.loaded.prompter.tokens(embedding)
-        body = {
-            **of,
-            "embedding": embedding.tolist(),
-            "shape": list(embedding.shape),
-            "tokens": tokens.tolist(),
-        }
-        return JSONResponse(body)
+
+def _embedded(style: Style, **source: str) -> Response:
+    body = {
+        **source,
+        "embedding": style.embedding.tolist(),
+        "shape": list(style.embedding.shape),
+        "tokens": style.tokens.tolist(),
+    }
+    return JSONResponse(body)
 
 
 def _service() -> Any:

@@ -31,14 +31,16 @@ from bench.weights import DEMO_HOME, files_in, model_home
 from magenta_bento import conditioning
 from magenta_bento.audio.formats import FRAMES_PER_SECOND
 from magenta_bento.config import Settings
+from magenta_bento.controls import STYLE_LEVELS
 from magenta_bento.engine.engine import Engine
 from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.jax_model import JaxModel
 from magenta_bento.model.loader import device_memory, load_model
 from magenta_bento.model.protocol import StepInputs
+from magenta_bento.timeline import constant
 
-STYLE = np.arange(conditioning.STYLE_TOKENS, dtype=np.int32)
+STYLE = np.arange(STYLE_LEVELS, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def engine_row(model: JaxModel, streams: int, frames: int) -> Row:
     engine.start()
 
     async def listen(seed: int, count: int) -> None:
-        spec = StreamSpec(conditioning.build(STYLE), seed, count)
+        spec = StreamSpec(constant(STYLE), seed, count)
         async for _ in engine.submit(spec, asyncio.get_running_loop()).blocks():
             pass
 
@@ -113,13 +115,11 @@ def step_times(model: JaxModel, streams: int, steps: int = 100) -> list[float]:
     state = model.init_state(size)
     for row in range(size):
         state = model.insert(state, row, row)
-    tokens = np.tile(conditioning.build(STYLE).tokens, (size, 1))
     inputs = StepInputs(
-        tokens,
-        np.full(size, 1.3, np.float32),
-        np.full(size, 40, np.int32),
+        np.tile(conditioning.rows(STYLE[None]), (size, 1, 1)),
+        np.full((size, 1), 1.3, np.float32),
+        np.full((size, 1), 40, np.int32),
         np.arange(size) < streams,
-        1,
     )
     times = []
     for _ in range(steps):

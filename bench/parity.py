@@ -19,12 +19,13 @@ from magenta_rt.musiccoca import MusicCoCa
 from bench.stock import stock_system
 from bench.weights import DEMO_HOME, files_in, model_home
 from magenta_bento import conditioning
+from magenta_bento.controls import STYLE_LEVELS
 from magenta_bento.model.architecture import ARCHITECTURES
 from magenta_bento.model.jax_model import JaxModel
 from magenta_bento.model.protocol import StepInputs
 from magenta_bento.weights.catalog import ModelFiles
 
-STYLE = np.arange(conditioning.STYLE_TOKENS, dtype=np.int32) * 80
+STYLE = np.arange(STYLE_LEVELS, dtype=np.int32) * 80
 
 
 def codes_of(state: object) -> np.ndarray:
@@ -43,9 +44,9 @@ def ours(name: str, files: ModelFiles, frames: int, exact: bool) -> tuple[np.nda
     )
     model.compile([1])
     state = model.insert(model.init_state(1), 0, seed=0)
-    one = np.ones(1, np.float32)
-    tokens = conditioning.build(STYLE).tokens[None]
-    inputs = StepInputs(tokens, 1.3 * one, np.full(1, 40, np.int32), one.astype(bool), 1)
+    one = np.ones((1, 1), np.float32)
+    tokens = conditioning.rows(STYLE[None])[None]
+    inputs = StepInputs(tokens, 1.3 * one, np.full((1, 1), 40, np.int32), np.ones(1, np.bool_))
     codes, pcm = [], []
     for _ in range(frames):
         state, audio = model.step(state, inputs)

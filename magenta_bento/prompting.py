@@ -17,8 +17,9 @@ import math
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
 from cachetools import TTLCache
@@ -28,7 +29,7 @@ from magenta_bento.audio.decode import Decoded, Decoder
 from magenta_bento.audio.limits import DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 from magenta_bento.metrics import Metrics
-from magenta_bento.style import Embedding, StyleEncoder, StyleTokens
+from magenta_bento.style import Embedding, Style, StyleEncoder, StyleTokens, blend
 
 log = logging.getLogger("magenta_bento")
 
@@ -129,6 +130,31 @@ class WorkerPool:
             self._gauge.set(self._waiting)
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """A description in words."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """An audio file, and what the client called it."""
+
+    file: BinaryIO
+    field: str
+
+
+@dataclass(frozen=True)
+class StoredAudioSource:
+    """The id of an audio file that was uploaded before."""
+
+    audio_id: str
+
+
+PromptSource = TextSource | AudioSource | StoredAudioSource
+
+
 class Prompter:
     """See the module; one a process.
 
@@ -162,16 +188,20 @@ class Prompter:
         self._prompts.shut_down()
         self._decoder.close()
 
-    async def text(self, prompt: str, *, use_mapper: bool = True) -> Embedding:
-        """The embedding of a text, float32 [768]; mapped into audio space for generation.
+    async def text(self, prompt: str, *, use_mapper: bool = True) -> Style:
+        """The style of a text; mapped into audio space, as generation wants it.
 
         Raises:
           Overloaded: Too many prompts wait.
         """
-        return await self._prompts.run(self._styles.embed_text, prompt, use_mapper)
 
-    async def audio(self, file: BinaryIO, field: str) -> Embedding:
-        """The embedding of an audio file, float32 [768].
+        def embed() -> Style:
+            return self._styles.style(self._styles.embed_text(prompt, use_mapper))
+
+        return await self._prompts.run(embed)
+
+    async def audio(self, file: BinaryIO, field: str) -> Style:
+        """The style of an audio file.
 
         Args:
           file: Its bytes; any format that ``audio.decode`` reads.
@@ -182,7 +212,7 @@ class Prompter:
           Overloaded: Too many uploads wait, or the host has no room for this one.
         """
 
-        def embed() -> Embedding:
+        def embed() -> Style:
             try:
                 decoded = self._decoded(file)
             except InvalidInput as error:
@@ -192,7 +222,9 @@ class Prompter:
                 raise Overloaded(
                     "the host has no room for an upload", retry_after_s=NO_ROOM_RETRY_AFTER_S
                 ) from error
-            return self._styles.embed_audio(decoded.samples, decoded.sample_rate_hz, field)
+            return self._styles.style(
+                self._styles.embed_audio(decoded.samples, decoded.sample_rate_hz, field)
+            )
 
         return await self._uploads.run(embed)
 
@@ -203,12 +235,41 @@ class Prompter:
             with self._metrics.decode_seconds.time():
                 return self._decoder.decode(ours, self._limits)
 
-    async def tokens(self, embedding: Embedding) -> StyleTokens:
-        """The style tokens of an embedding, int32 [12]."""
-        return await self._prompts.run(self._styles.tokenize, embedding)
+    async def blend(
+        self, prompts: Sequence[PromptSource], weights: Sequence[float], field: str
+    ) -> Style:
+        """One style of several prompts; texts are mapped into audio space.
 
-    async def each_tokens(self, embeddings: list[Embedding]) -> list[StyleTokens]:
-        """The style tokens of several embeddings, in one go."""
+        Args:
+          prompts: At least one.
+          weights: One for each prompt.
+          field: What the client called the weights, for errors.
+
+        Raises:
+          InvalidInput: The weights don't add up to a style, an id is unknown, or a file is no
+            audio that we read.
+          Overloaded: Too many prompts or uploads wait, or the host has no room for one.
+        """
+        parts: list[str | Embedding] = []
+        for prompt in prompts:
+            match prompt:
+                case TextSource(text):
+                    parts.append(text)
+                case StoredAudioSource(audio_id):
+                    parts.append(self.stored_audio_prompt(audio_id))
+                case AudioSource(file, name):
+                    parts.append((await self.audio(file, name)).embedding)
+
+        def embed() -> Style:
+            embeddings = [
+                self._styles.embed_text(part) if isinstance(part, str) else part for part in parts
+            ]
+            return self._styles.style(blend(embeddings, weights, field))
+
+        return await self._prompts.run(embed)
+
+    async def tokens(self, embeddings: Sequence[Embedding]) -> list[StyleTokens]:
+        """The style tokens, int32 [12], of each embedding, in one go."""
 
         def tokenize() -> list[StyleTokens]:
             return [self._styles.tokenize(embedding) for embedding in embeddings]

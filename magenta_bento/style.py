@@ -16,22 +16,38 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soxr  # type: ignore[import-untyped]
 from cachetools import LRUCache
+from magenta_rt import config as upstream
 from numpy.typing import NDArray
 
 from magenta_bento.errors import InvalidInput, WeightsError
 
-EMBEDDING_SIZE = 768
-STYLE_TOKENS = 12
-CODEBOOK_SIZE = 1024  # a style token is 0..1023
+EMBEDDING_SIZE = upstream.MUSICCOCA.embedding_size
+STYLE_TOKENS = upstream.MUSICCOCA.rvq_truncation_level
+CODEBOOK_SIZE = upstream.MUSICCOCA.codebook_size  # a style token is below it
 STYLE_SAMPLE_RATE_HZ = 16_000
 
 Embedding = NDArray[np.float32]  # [768]
 StyleTokens = NDArray[np.int32]  # [12]
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """What music is like, both as it blends and as the model reads it.
+
+    Attributes:
+      embedding: float32 [768].
+      tokens: int32 [12], 0 to 1023 each, of that embedding.
+    """
+
+    embedding: Embedding
+    tokens: StyleTokens
+
 
 _MAPPER_SEED = 0  # of the noise that goes into text -> audio space; upstream's default
 _CACHED_EMBEDDINGS = 1024  # of 3 kB each
@@ -125,6 +141,10 @@ class StyleEncoder:
         """The style tokens, int32 [12], of an embedding, float32 [768]."""
         with self._token_lock:
             return np.asarray(self._model.tokenize(embedding), np.int32)
+
+    def style(self, embedding: Embedding) -> Style:
+        """An embedding, float32 [768], with its tokens."""
+        return Style(embedding, self.tokenize(embedding))
 
     def _remembered(
         self, key: Hashable, lock: threading.Lock, compute: Callable[[], Embedding]

@@ -20,15 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from magenta_bento import conditioning
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.audio.pcm import Pcm
-from magenta_bento.conditioning import Conditioning
+from magenta_bento.conditioning import SIZE
+from magenta_bento.controls import STYLE_LEVELS, Controls
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import WARM_UP_FRAMES, StreamSpec
+from magenta_bento.engine.spec import LOOKAHEAD_FRAMES, StreamSpec
 from magenta_bento.engine.stream import Stream
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.protocol import Model, StepInputs
+from magenta_bento.timeline import Timeline, constant
 
 HANG_S = 30.0  # far beyond what any of these tests takes: what takes longer hangs
 
@@ -110,9 +111,9 @@ class FakeModel:
                 pcm[row, i] = _frame(
                     int(seeds[row]),
                     int(frames[row]) + i,
-                    inputs.tokens[row],
-                    float(inputs.temperature[row]),
-                    int(inputs.top_k[row]),
+                    inputs.tokens[row, i],
+                    float(inputs.temperature[row, i]),
+                    int(inputs.top_k[row, i]),
                 )
         frames = frames + inputs.frames * inputs.active
         return FakeState(seeds, frames), FakeAudio(
@@ -126,28 +127,39 @@ class FakeModel:
             raise DeviceError(f"injected into {where}")
 
 
-def heard(seed: int, frames: int, style: Conditioning | None = None) -> Pcm:
+def heard(seed: int, frames: int, timeline: Timeline | None = None) -> Pcm:
     """What a stream of its own must sound like, int16 [frames * 1920, 2]."""
-    style = style or styled()
+    rows = LOOKAHEAD_FRAMES + frames
+    tokens, temperature, top_k = read_rows(timeline or styled(), 0, rows)
     made = [
         np.broadcast_to(
-            _frame(seed, i, style.tokens, style.temperature, style.top_k), (FRAME_SAMPLES, 2)
+            _frame(seed, i, tokens[i], float(temperature[i]), int(top_k[i])), (FRAME_SAMPLES, 2)
         )
-        for i in range(WARM_UP_FRAMES, WARM_UP_FRAMES + frames)
+        for i in range(LOOKAHEAD_FRAMES, rows)
     ]
     return np.concatenate([*made, np.zeros((0, 2), np.int16)])
 
 
-def styled(style: int = 0, temperature: float = 1.3, top_k: int = 40) -> Conditioning:
-    tokens = np.full(conditioning.STYLE_TOKENS, style, np.int32)
-    return conditioning.build(tokens, temperature=temperature, top_k=top_k)
+def styled(style: int = 0, temperature: float = 1.3, top_k: int = 40) -> Timeline:
+    controls = Controls(temperature=temperature, top_k=top_k)
+    return constant(np.full(STYLE_LEVELS, style, np.int32), controls)
+
+
+def read_rows(
+    timeline: Timeline, first: int, count: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
+    """Tokens int32 [count, 144], temperature float32 [count] and top-k int32 [count]."""
+    tokens = np.empty((count, SIZE), np.int32)
+    temperature, top_k = np.empty(count, np.float32), np.empty(count, np.int32)
+    timeline.read(first, tokens, temperature, top_k)
+    return tokens, temperature, top_k
 
 
 def _frame(
     seed: int, index: int, tokens: NDArray[np.int32], temperature: float, top_k: int
 ) -> NDArray[np.int16]:
     """int16 [2]: a number for who plays, and one for when; a warm-up frame is silent."""
-    if index < WARM_UP_FRAMES:
+    if index < LOOKAHEAD_FRAMES:
         return np.zeros(2, np.int16)
     mixed = (
         seed * 7919 + int(tokens.astype(np.int64).sum()) * 31 + top_k + round(temperature * 1000)
@@ -176,7 +188,7 @@ class Rig:
         frames: int | None,
         *,
         seed: int = 0,
-        style: Conditioning | None = None,
+        style: Timeline | None = None,
         lead: int | None = None,
         client: str = "",
     ) -> Stream:

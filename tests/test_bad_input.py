@@ -133,7 +133,7 @@ BAD_FIELDS = [
     *(("top_k", bad) for bad in ("0", "-1", "1.5", "1025", "many")),
     *(("seed", bad) for bad in ("-1", "4294967296", "1.5", "x")),
     *(("temperature", bad) for bad in ("-0.1", "nan", "inf", "hot")),
-    *(("guidance", bad) for bad in ("-1.1", "7.1", "nan", "x")),
+    *(("guidance", bad) for bad in ("-1.1", "6.9", "7", "nan", "x")),
 ]
 
 

@@ -251,7 +251,7 @@ def test_labels_look_as_served_whatever_is_left_out() -> None:
     assert set(np.unique(notes)) == {-1, 0, 1, 2, 3}
     assert set(np.unique(drawn[:, :, 140])) == {-1, 0, 1}
     assert drawn[:, :, 141:143].min() == 0
-    assert drawn[:, :, 141:143].max() == 40
+    assert drawn[:, :, 141:143].max() == 39  # 6.8, the last that the model has an embedding for
     given = (notes[:, -1] >= 0).any(axis=1)
     assert np.mean(given) == pytest.approx(0.6, abs=0.08)
     partly = given & (notes[:, -1] < 0).any(axis=1)

@@ -240,9 +240,9 @@ def test_the_lyria_tables_tell_the_fields() -> None:
     kind = lyria_messages.MusicGenerationConfig
     told = {row[0].strip("`"): row for row in rows(sections(LYRIA)["musicGenerationConfig"])}
     assert set(told) == {field.serialization_alias for field in kind.model_fields.values()}
-    assert told["temperature"][1] == str(lyria.TEMPERATURE)
-    assert told["topK"][1] == str(lyria.TOP_K)
-    assert told["guidance"][1] == str(lyria.GUIDANCE)
+    assert told["temperature"][1] == str(lyria.DEFAULTS.temperature)
+    assert told["topK"][1] == str(lyria.DEFAULTS.top_k)
+    assert told["guidance"][1] == str(lyria.DEFAULTS.guidance)
     schema = kind.model_json_schema(by_alias=True)["properties"]
     for name, field in schema.items():
         bounds = field["anyOf"][0]

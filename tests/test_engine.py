@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fake_model import HANG_S, FakeModel, Rig, heard, read, rig, styled, until
 
+from magenta_bento import timeline
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine import batch as batch_module
@@ -21,7 +22,7 @@ from magenta_bento.engine import statistics
 from magenta_bento.engine.batch import SHRINK_AFTER_STEPS
 from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
-from magenta_bento.errors import NotReady, Overloaded
+from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,12 @@ async def blocked(made: Rig, frames: int | None = 20, lead: int | None = None) -
     stream = made.submit(frames, lead=lead)
     await until(lambda: stream.phase is Phase.PLAYING)
     return stream
+
+
+async def blocked_in_a_step(made: Rig, stream: Stream) -> None:
+    """Has the stream's next step not return until the gate opens."""
+    made.model.gate.clear()
+    await until(lambda: stream.phase is Phase.PLAYING)
 
 
 # What a stream hears.
@@ -117,7 +124,7 @@ async def test_a_new_conditioning_is_heard_from_the_announced_frame_on(one: Rig)
     before, after = styled(1), styled(2)
     stream = one.submit(None, seed=3, style=before, lead=5)
     await until(lambda: stream.frames_made == 5)
-    frame = await stream.steer(((0, after),))
+    frame = await stream.steer(after)
     assert frame == 5
     blocks = stream.blocks()
     got = np.concatenate([await anext(blocks) for _ in range(4)])[::FRAME_SAMPLES]
@@ -128,13 +135,12 @@ async def test_a_new_conditioning_is_heard_from_the_announced_frame_on(one: Rig)
     np.testing.assert_array_equal(got[5:], heard(3, frames, after)[::FRAME_SAMPLES][5:])
 
 
-async def test_a_plan_is_followed_frame_by_frame(one: Rig) -> None:
+async def test_a_timeline_is_followed_frame_by_frame(one: Rig) -> None:
     styles = [styled(n) for n in range(4)]
     stream = one.submit(None, seed=3, style=styles[0], lead=1)
     blocks = stream.blocks()
     got = [await anext(blocks)]
-    plan = ((0, styles[1]), (2, styles[2]), (4, styles[3]))
-    frame = await stream.steer(plan)
+    frame = await stream.steer(styles[1].spliced(2, styles[2]).spliced(4, styles[3]))
     while sum(map(len, got)) < (frame + 7) * FRAME_SAMPLES:
         got.append(await anext(blocks))
     stream.cancel()
@@ -143,6 +149,44 @@ async def test_a_plan_is_followed_frame_by_frame(one: Rig) -> None:
         start, end = (0, frame) if style == 0 else (frame + first, frame + last)
         expected = heard(3, end, styles[style])[::FRAME_SAMPLES][start:end]
         np.testing.assert_array_equal(played[start:end], expected)
+
+
+async def test_changes_within_a_step_land_on_their_frames(one: Rig) -> None:
+    """Steps are five frames long here, and no step is cut for a change that names its frame."""
+    styles = [styled(n) for n in range(4)]
+    stream = one.submit(60, seed=3, style=styles[0], lead=60)
+    await blocked_in_a_step(one, stream)
+    changes = [
+        asyncio.create_task(stream.steer(style, row))
+        for style, row in zip(styles[1:], (41, 42, 44), strict=True)
+    ]
+    await asyncio.sleep(0)
+    one.model.gate.set()
+    assert await asyncio.gather(*changes) == [40, 41, 43]
+    played = await read(stream)
+    given = styles[0].spliced(41, styles[1]).spliced(42, styles[2]).spliced(44, styles[3])
+    np.testing.assert_array_equal(played, heard(3, 60, given))
+    assert {frames for _, frames in one.model.steps[:12]} == {5}
+
+
+async def test_a_change_for_a_frame_that_is_past_comes_at_once(one: Rig) -> None:
+    stream = one.submit(None, seed=3, style=styled(1), lead=5)
+    await until(lambda: stream.frames_made == 5)
+    assert await stream.steer(styled(2), 3) == 5
+    stream.cancel()
+
+
+async def test_a_timeline_that_grows_too_large_is_refused_and_the_music_goes_on(
+    one: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = one.submit(None, seed=3, lead=5)
+    await until(lambda: stream.frames_made == 5)
+    monkeypatch.setattr(timeline, "MAX_ROWS", 1)
+    with pytest.raises(InvalidInput, match="at most 1 different rows, got 2"):
+        await stream.steer(styled(2), 1_000)
+    assert stream.phase is Phase.PLAYING
+    assert one.metric("step_failures_total") == 0
+    stream.cancel()
 
 
 async def test_a_reset_starts_a_fresh_context_without_a_gap(one: Rig) -> None:
@@ -162,7 +206,7 @@ async def test_a_change_of_a_stream_that_ended_is_refused(one: Rig) -> None:
     stream = one.submit(2)
     await read(stream)
     with pytest.raises(NotReady, match="ended"):
-        await stream.steer(((0, styled()),))
+        await stream.steer(styled())
 
 
 # Who waits.

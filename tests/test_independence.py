@@ -17,11 +17,11 @@ from fake_model import read, rig, styled, until
 from numpy.typing import NDArray
 
 from magenta_bento import conditioning
-from magenta_bento.conditioning import Conditioning
 from magenta_bento.config import Settings
 from magenta_bento.model.architecture import ARCHITECTURES
 from magenta_bento.model.jax_model import JaxModel
 from magenta_bento.model.protocol import State, StepInputs
+from magenta_bento.timeline import Timeline
 from magenta_bento.weights.catalog import locate
 
 FRAMES = 40
@@ -36,9 +36,9 @@ class Batch:
     def __init__(self, model: JaxModel, size: int) -> None:
         self.model = model
         self.state: State = model.init_state(size)
-        self.rows: list[Conditioning | None] = [None] * size
+        self.rows: list[Timeline | None] = [None] * size
 
-    def join(self, row: int, seed: int, style: Conditioning) -> None:
+    def join(self, row: int, seed: int, style: Timeline) -> None:
         self.state = self.model.insert(self.state, row, seed)
         self.rows[row] = style
 
@@ -51,18 +51,15 @@ class Batch:
         """int32 [B, 12]."""
         size = len(self.rows)
         inputs = StepInputs(
-            np.full((size, conditioning.SIZE), 6, np.int32),
-            np.ones(size, np.float32),
-            np.full(size, 40, np.int32),
+            np.full((size, BLOCK, conditioning.SIZE), 6, np.int32),
+            np.ones((size, BLOCK), np.float32),
+            np.full((size, BLOCK), 40, np.int32),
             np.ones(size, np.bool_),
-            BLOCK,
         )
         for row, style in enumerate(self.rows):
             inputs.active[row] = row not in still
             if style is not None:
-                inputs.tokens[row] = style.tokens
-                inputs.temperature[row] = style.temperature
-                inputs.top_k[row] = style.top_k
+                style.read(0, inputs.tokens[row], inputs.temperature[row], inputs.top_k[row])
         self.state, _ = self.model.step(self.state, inputs)
         return codes_of(self.state)
 
@@ -82,7 +79,7 @@ def codes_of(state: State) -> Codes:
     return np.array(state[0][1].values[:, 0])
 
 
-def solo(model: JaxModel, size: int, seed: int, style: Conditioning) -> Codes:
+def solo(model: JaxModel, size: int, seed: int, style: Timeline) -> Codes:
     batch = Batch(model, size)
     batch.join(0, seed, style)
     return np.stack([batch.step()[0] for _ in range(FRAMES // BLOCK)])

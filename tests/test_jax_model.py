@@ -5,22 +5,25 @@ Everything is float32 on the demo's checkpoint, with seed 0, the only key the st
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fake_model import read, rig
 from magenta_rt.jax import system
 from magenta_rt.musiccoca import MusicCoCa
 
 from bench.stock import stock_system
 from magenta_bento import conditioning
-from magenta_bento.conditioning import Conditioning, Controls, Guidance
 from magenta_bento.config import Settings
 from magenta_bento.model.architecture import ARCHITECTURES
 from magenta_bento.model.jax_model import JaxModel
 from magenta_bento.model.protocol import StepInputs
+from magenta_bento.timeline import Timeline, from_rows
 from magenta_bento.weights.catalog import locate
 
 FRAMES = 60
@@ -33,18 +36,22 @@ NOTE = [-1] * 60 + [2] + [-1] * 67
 class Piece:
     """One request, as we write it and as the stock system takes it."""
 
-    ours: Conditioning
+    ours: Timeline
     theirs: dict[str, Any]
 
 
 def piece(
-    style: list[int], guidance: Guidance, temperature: float, top_k: int, playing: bool
+    style: list[int],
+    guidance: tuple[float, float, float],
+    temperature: float,
+    top_k: int,
+    playing: bool,
 ) -> Piece:
+    """Guidance is of style, notes and drums."""
     notes, drums = (NOTE, 1) if playing else ([-1] * 128, -1)
+    bins = conditioning.guidance_bins(*guidance)
     return Piece(
-        conditioning.build(
-            np.array(style, np.int32), Controls(guidance, notes, drums), temperature, top_k
-        ),
+        from_rows(conditioning.assemble([style], notes, drums, bins), temperature, top_k),
         {
             "conditioning": {
                 "mulan_tokens_25hz": style,
@@ -52,9 +59,9 @@ def piece(
                 "drum_pianoroll_tokens": [drums],
             },
             "cfg_scales": {
-                "musiccoca": guidance.style,
-                "notes": guidance.notes,
-                "drums": guidance.drums,
+                "musiccoca": guidance[0],
+                "notes": guidance[1],
+                "drums": guidance[2],
             },
             "temperature": temperature,
             "top_k": top_k,
@@ -63,8 +70,8 @@ def piece(
 
 
 PIECES = [
-    piece(list(range(50, 1_010, 80)), Guidance(), 1.3, 40, playing=False),
-    piece([7 * i + 3 for i in range(12)], Guidance(5.0, 2.4, 3.0), 0.8, 5, playing=True),
+    piece(list(range(50, 1_010, 80)), (3.0, 1.0, 1.0), 1.3, 40, playing=False),
+    piece([7 * i + 3 for i in range(12)], (5.0, 2.4, 3.0), 0.8, 5, playing=True),
 ]
 
 
@@ -76,49 +83,82 @@ class Played:
     pcm: np.ndarray
 
 
+def _changing_pieces() -> list[Piece]:
+    """Another style, guidance, temperature, top-k, notes and drums in each frame."""
+    rng = np.random.default_rng(5)
+    return [
+        piece(
+            rng.integers(0, 1_024, 12).tolist(),
+            tuple(rng.uniform((-1, -1, -1), (6.8, 6.8, 6.0)).tolist()),
+            float(rng.uniform(0.2, 2)),
+            int(rng.integers(1, 200)),
+            playing=bool(frame % 3),
+        )
+        for frame in range(FRAMES)
+    ]
+
+
+CHANGING = _changing_pieces()
+
+
+def together(pieces: Sequence[Piece]) -> Timeline:
+    """A piece a frame, one after the other, as one timeline."""
+    parts = [inputs(1, {0: piece.ours}, 0, 1) for piece in pieces]
+    return from_rows(
+        np.concatenate([part.tokens[0] for part in parts]),
+        np.concatenate([part.temperature[0] for part in parts]),
+        np.concatenate([part.top_k[0] for part in parts]),
+    )
+
+
 @pytest.fixture(scope="module")
-def stock() -> list[Played]:
-    """What the stock system plays, frame by frame, warm-up included."""
-    stock = stock_system(
+def stock_system_of_the_demo() -> system.MagentaRT2System:
+    return stock_system(
         "demo", FILES.checkpoint.parents[1], jnp.float32, style_model=MusicCoCa(FILES.musiccoca_dir)
     )
-    return [_played_by_stock(stock, piece) for piece in PIECES]
 
 
-def _played_by_stock(stock: system.MagentaRT2System, piece: Piece) -> Played:
+@pytest.fixture(scope="module")
+def stock(stock_system_of_the_demo: system.MagentaRT2System) -> list[Played]:
+    """What the stock system plays, frame by frame, warm-up included."""
+    return [_played_by_stock(stock_system_of_the_demo, [piece]) for piece in PIECES]
+
+
+def _played_by_stock(
+    stock: system.MagentaRT2System, pieces: Sequence[Piece], frames: int = FRAMES
+) -> Played:
+    """Frame by frame, each by the next of the pieces, and from the last on all by that one."""
     state, codes, pcm = None, [], []
-    for _ in range(FRAMES):
-        waveform, state = stock.generate(**piece.theirs, frames=1, state=state)
+    for frame in range(frames):
+        theirs = pieces[min(frame, len(pieces) - 1)].theirs
+        waveform, state = stock.generate(**theirs, frames=1, state=state)
         codes.append(np.asarray(state[0][1].values)[0, 0])
         pcm.append((waveform.samples * 32_768).astype(np.int16))
     return Played(np.stack(codes), np.concatenate(pcm))
 
 
-def inputs(size: int, rows: dict[int, Conditioning], frames: int) -> StepInputs:
+def inputs(size: int, rows: dict[int, Timeline], first: int, frames: int) -> StepInputs:
     made = StepInputs(
-        np.full((size, conditioning.SIZE), 6, np.int32),
-        np.ones(size, np.float32),
-        np.ones(size, np.int32),
+        np.full((size, frames, conditioning.SIZE), 6, np.int32),
+        np.ones((size, frames), np.float32),
+        np.ones((size, frames), np.int32),
         np.ones(size, np.bool_),
-        frames,
     )
-    for row, style in rows.items():
-        made.tokens[row] = style.tokens
-        made.temperature[row] = style.temperature
-        made.top_k[row] = style.top_k
+    for row, timeline in rows.items():
+        timeline.read(first, made.tokens[row], made.temperature[row], made.top_k[row])
     return made
 
 
 def play(
-    model: JaxModel, size: int, rows: dict[int, Conditioning], *, seed: int = 0, block: int = BLOCK
+    model: JaxModel, size: int, rows: dict[int, Timeline], *, seed: int = 0, block: int = BLOCK
 ) -> dict[int, Played]:
     """Plays pieces in rows of a batch, ``block`` frames a step."""
     state = model.init_state(size)
     for row in rows:
         state = model.insert(state, row, seed)
     codes, pcm = [], []
-    for _ in range(FRAMES // block):
-        state, audio = model.step(state, inputs(size, rows, block))
+    for first in range(0, FRAMES, block):
+        state, audio = model.step(state, inputs(size, rows, first, block))
         codes.append(np.asarray(state[0][1].values)[:, 0])
         pcm.append(audio.fetch())
     all_codes, all_pcm = np.stack(codes, 1), np.concatenate(pcm, 1)
@@ -169,6 +209,41 @@ def test_the_length_of_a_step_changes_nothing(
 ) -> None:
     got = play(demo_model, 1, {0: PIECES[0].ours}, block=block)[0]
     np.testing.assert_array_equal(got.pcm, stock[0].pcm)
+
+
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_conditioning_that_changes_in_each_frame_is_played_as_the_stock_system_plays_it(
+    demo_model: JaxModel, stock_system_of_the_demo: system.MagentaRT2System, block: int
+) -> None:
+    wanted = _played_by_stock(stock_system_of_the_demo, CHANGING)
+    got = play(demo_model, 1, {0: together(CHANGING)}, block=block)[0]
+    np.testing.assert_array_equal(got.codes, wanted.codes[block - 1 :: block])
+    np.testing.assert_array_equal(got.pcm, wanted.pcm)
+
+
+async def test_three_changes_within_a_step_are_heard_on_their_own_frames(
+    demo_model: JaxModel,
+) -> None:
+    """Given one by one while it plays, as the same timeline given at once, through the engine."""
+    timelines = [piece.ours for piece in CHANGING[:4]]
+    rows = (26, 27, 29)
+    with rig(demo_model) as made:
+        stream = made.submit(50, seed=4, style=timelines[0])
+        steered = [
+            asyncio.create_task(stream.steer(timeline, row))
+            for timeline, row in zip(timelines[1:], rows, strict=True)
+        ]
+        one_by_one = await read(stream)
+        assert await asyncio.gather(*steered) == [25, 26, 28]
+        given = timelines[0]
+        for timeline, row in zip(timelines[1:], rows, strict=True):
+            given = given.spliced(row, timeline)
+        at_once = await read(made.submit(50, seed=4, style=given))
+        unchanged = await read(made.submit(50, seed=4, style=timelines[0]))
+    np.testing.assert_array_equal(one_by_one, at_once)
+    differs = (one_by_one != unchanged).reshape(50, -1).any(axis=1)
+    assert not differs[:25].any()
+    assert differs[26]
 
 
 def test_the_first_frame_is_silent_and_the_others_are_not(stock: list[Played]) -> None:

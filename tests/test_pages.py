@@ -12,6 +12,8 @@ import pytest
 import requests
 from serving import Server
 
+from magenta_bento.controls import Controls
+
 POST_ROUTES = {
     "/generate/text",
     "/generate/audio",
@@ -135,11 +137,11 @@ def test_the_document_tells_defaults_and_bounds(document: dict[str, Any], route:
         == defaults
     )
     assert (fields["duration"]["exclusiveMinimum"], fields["duration"]["maximum"]) == (0, 120)
-    assert (fields["guidance"]["minimum"], fields["guidance"]["maximum"]) == (-1, 7)
+    assert (fields["guidance"]["minimum"], fields["guidance"]["maximum"]) == (-1, 6.8)
 
 
 def test_the_document_tells_every_field(document: dict[str, Any]) -> None:
-    sampling = {"duration", "seed", "temperature", "top_k", "guidance", "format"}
+    sampling = {"duration", "seed", "format", *Controls.model_fields}
     own = {
         "/generate/text": {"prompt"} | sampling,
         "/generate/audio": {"audio_file", "prompt", "audio_weight", "text_weight"} | sampling,

@@ -25,9 +25,10 @@ from magenta_bento.prompting import (
     UPLOADS_WAITING,
     Prompter,
 )
-from magenta_bento.style import StyleEncoder
+from magenta_bento.style import Style, StyleEncoder
 
 STYLE = np.ones(768, np.float32)
+TOKENS = np.arange(12, dtype=np.int32)
 
 
 class Slow:
@@ -53,6 +54,12 @@ class Slow:
     def embed_text(self, *_: Any) -> Any:
         self.go.wait()
         return STYLE
+
+    def tokenize(self, _: Any) -> Any:
+        return TOKENS
+
+    def style(self, embedding: Any) -> Style:
+        return Style(embedding, TOKENS)
 
     def close(self) -> None:
         self.closed = True
@@ -85,7 +92,9 @@ def _place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 async def test_uploads_are_decoded_and_counted(place: Place) -> None:
     place.slow.go.set()
-    assert (await place.upload(b"bytes") == STYLE).all()
+    style = await place.upload(b"bytes")
+    assert (style.embedding == STYLE).all()
+    assert (style.tokens == TOKENS).all()
     assert place.slow.began == [b"bytes"]
     assert place.metric("decode_seconds_count") == 1
     assert place.metric("decodes_waiting") == 0

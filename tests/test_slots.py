@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fake_model import styled
+from fake_model import read_rows, styled
 
-from magenta_bento.conditioning import NOT_GIVEN, TOKEN_OFFSET
+from magenta_bento.conditioning import MASKED
 from magenta_bento.engine.slots import Slots
 from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Stream
@@ -55,19 +55,31 @@ def test_each_row_reads_its_owners_conditioning(streams: list[Stream]) -> None:
     inputs = slots.inputs({0}, frames=3)
     assert inputs.frames == 3
     assert inputs.active.tolist() == [False, True, True, True]  # rows of nobody go along
-    np.testing.assert_array_equal(inputs.tokens[0], streams[0].conditioning.tokens)
-    np.testing.assert_array_equal(inputs.tokens[2], streams[1].conditioning.tokens)
-    assert (inputs.tokens[[1, 3]] == NOT_GIVEN + TOKEN_OFFSET).all()
-    assert inputs.temperature[[0, 2]].tolist() == [0.5, 1.5]
-    assert inputs.top_k[[0, 2]].tolist() == [3, 7]
+    np.testing.assert_array_equal(inputs.tokens[2], read_rows(streams[1].timeline, 0, 3)[0])
+    assert (inputs.tokens[[0, 1, 3]] == MASKED).all()  # who stands still reads nothing
+    assert inputs.temperature[2].tolist() == [1.5] * 3
+    assert inputs.top_k[2].tolist() == [7] * 3
     assert (inputs.tokens.dtype, inputs.temperature.dtype) == (np.int32, np.float32)
     assert (inputs.top_k.dtype, inputs.active.dtype) == (np.int32, np.bool_)
+
+
+def test_each_frame_of_a_step_reads_its_own_row(streams: list[Stream]) -> None:
+    slots = Slots(1)
+    changing = streams[0].timeline.spliced(1, streams[1].timeline)
+    streams[0].timeline = changing.spliced(3, streams[2].timeline)
+    slots.take(0, streams[0])
+    inputs = slots.inputs((), frames=5)
+    assert inputs.tokens.shape == (1, 5, 144)
+    assert inputs.temperature[0].tolist() == [0.5, 1.5, 1.5, 2.5, 2.5]
+    assert inputs.top_k[0].tolist() == [3, 7, 7, 9, 9]
+    streams[0].schedule(5)
+    assert slots.inputs((), frames=1).top_k[0].tolist() == [9]
 
 
 def test_what_a_step_read_is_not_changed_by_the_next(streams: list[Stream]) -> None:
     slots = Slots(1)
     slots.take(0, streams[0])
     first = slots.inputs((), frames=1)
-    streams[0]._plan = ((0, streams[1].conditioning),)
+    streams[0].timeline = streams[1].timeline
     second = slots.inputs((), frames=1)
     assert not np.array_equal(first.tokens, second.tokens)

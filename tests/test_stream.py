@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+from collections import deque
 
 import numpy as np
 import pytest
-from fake_model import HANG_S, read, styled
+from fake_model import HANG_S, read, read_rows, styled
 
 from magenta_bento.audio.formats import FRAME_SAMPLES
-from magenta_bento.engine.spec import WARM_UP_FRAMES, StreamSpec
-from magenta_bento.engine.stream import Phase, Stream
-from magenta_bento.errors import GenerationFailed
+from magenta_bento.engine.spec import LOOKAHEAD_FRAMES, StreamSpec
+from magenta_bento.engine.stream import Change, Phase, Stream
+from magenta_bento.errors import GenerationFailed, NotReady
 
 
 def made(frames: int | None, lead: int | None = None) -> Stream:
@@ -69,7 +71,7 @@ async def test_the_warm_up_and_what_is_beyond_the_end_are_cut() -> None:
     assert stream.frames_made == 4
     stream.enter(Phase.FINISHED)
     async with asyncio.timeout(HANG_S):
-        np.testing.assert_array_equal(await read(stream), audio(WARM_UP_FRAMES, 4))
+        np.testing.assert_array_equal(await read(stream), audio(LOOKAHEAD_FRAMES, 4))
 
 
 async def test_what_was_delivered_before_a_failure_is_heard() -> None:
@@ -100,6 +102,59 @@ async def test_room_is_the_lead_less_what_is_unread() -> None:
     await blocks.aclose()  # type: ignore[attr-defined]  # an async generator
     assert stream.cancel_requested
     assert made(5).room is None
+
+
+async def test_a_reset_and_a_change_at_one_boundary_begin_together() -> None:
+    stream = made(None, lead=50)
+    stream.enter(Phase.PLAYING)
+    stream.schedule(5)
+    assert (stream.next_frame, stream.next_row) == (4, 5)
+    steered = asyncio.create_task(stream.steer(styled(7)))
+    reset = asyncio.create_task(stream.reset(9))
+    await asyncio.sleep(0)
+    assert stream.apply_changes()
+    assert await asyncio.gather(steered, reset) == [4, 4]
+    # The first frame of the new context is made by the new style, though it is a frame whose codes
+    # were drawn by the old one already and are now never heard.
+    assert (stream.next_frame, stream.next_row, stream.seed) == (4, 4, 9)
+    np.testing.assert_array_equal(
+        read_rows(stream.timeline, 4, 1)[0], read_rows(styled(7), 0, 1)[0]
+    )
+
+
+async def test_both_threads_may_refuse_the_changes_of_a_stream_that_ends() -> None:
+    """The reader's thread and the device's both reach the one change that is left."""
+    stream = made(None, lead=5)
+    stream.enter(Phase.PLAYING)
+    waiting = asyncio.create_task(stream.steer(styled()))
+    await asyncio.sleep(0)
+    both = threading.Barrier(2)
+
+    class Contended(deque[Change]):
+        def popleft(self) -> Change:
+            both.wait(HANG_S)  # until each thread has decided that there is one to take
+            return super().popleft()
+
+    stream._changes = Contended(stream._changes)
+    failures: list[BaseException] = []
+
+    def refuse() -> None:
+        try:
+            stream._refuse_changes()
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            both.abort()  # the other one may look once more, alone
+
+    threads = [threading.Thread(target=refuse) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    await asyncio.to_thread(lambda: [thread.join(HANG_S) for thread in threads])
+    assert [
+        error for error in failures if not isinstance(error, threading.BrokenBarrierError)
+    ] == []
+    with pytest.raises(NotReady, match="ended before"):
+        await asyncio.wait_for(waiting, HANG_S)
 
 
 async def test_a_block_is_a_copy() -> None:

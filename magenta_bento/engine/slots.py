@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from magenta_bento.conditioning import NOT_GIVEN, SIZE, TOKEN_OFFSET
+from magenta_bento.conditioning import MASKED, SIZE
 from magenta_bento.engine.stream import Stream
 from magenta_bento.model.protocol import StepInputs
 
@@ -69,14 +69,12 @@ class Slots:
           frames: By how many frames.
         """
         size = len(self)
-        tokens = np.full((size, SIZE), NOT_GIVEN + TOKEN_OFFSET, np.int32)
-        temperature = np.ones(size, np.float32)
-        top_k = np.ones(size, np.int32)
+        tokens = np.full((size, frames, SIZE), MASKED, np.int32)
+        temperature = np.ones((size, frames), np.float32)
+        top_k = np.ones((size, frames), np.int32)
         active = np.ones(size, np.bool_)
         active[list(held)] = False
         for row, stream in self.occupied():
-            conditioning = stream.conditioning
-            tokens[row] = conditioning.tokens
-            temperature[row] = conditioning.temperature
-            top_k[row] = conditioning.top_k
-        return StepInputs(tokens, temperature, top_k, active, frames)
+            if active[row]:
+                stream.timeline.read(stream.next_row, tokens[row], temperature[row], top_k[row])
+        return StepInputs(tokens, temperature, top_k, active)

@@ -16,15 +16,15 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.audio.pcm import Pcm
-from magenta_bento.conditioning import Conditioning
-from magenta_bento.engine.spec import WARM_UP_FRAMES, Plan, StreamSpec
-from magenta_bento.errors import NotReady, ServiceError
+from magenta_bento.engine.spec import LOOKAHEAD_FRAMES, StreamSpec
+from magenta_bento.errors import InvalidInput, NotReady, ServiceError
+from magenta_bento.timeline import Timeline
 
 
 class Phase(Enum):
@@ -70,12 +70,15 @@ class Change:
     """What a reader asked of a stream that plays.
 
     Attributes:
-      plan: Conditioning from the frame on at which it is applied; None leaves it.
+      timeline: What follows, counted from the row at which it is applied; None leaves it.
+      row: The row of the stream's timeline at which it is to be applied, or None for the next
+        one; one that was read already becomes the next one.
       seed: A fresh musical context with this seed; None keeps the present one.
       applied: Gets the first frame from which it is heard.
     """
 
-    plan: Plan | None
+    timeline: Timeline | None
+    row: int | None
     seed: int | None
     applied: asyncio.Future[int]
 
@@ -106,11 +109,11 @@ class Stream:
         self._blocks: deque[Pcm] = deque()
         # Bounded by the reader, which waits for each change to be applied.
         self._changes: deque[Change] = deque()
-        self._plan: Plan = ((0, spec.conditioning),)
-        self._plan_began = 0  # audible frame
+        self.timeline = spec.timeline  # row t is that of the codes of audible frame t
         self._steps_scheduled = 0  # of one frame each, silent ones included
         self._steps_delivered = 0  # likewise
-        self._silent_steps = deque(range(WARM_UP_FRAMES))  # not delivered yet
+        # Not delivered yet. Replaced, never changed: the reader's thread looks at it too.
+        self._silent_steps = tuple(range(LOOKAHEAD_FRAMES))
         self._silences_past = 0
         self._frames_read = 0  # audible ones only
 
@@ -155,13 +158,18 @@ class Stream:
         """Audible frames delivered so far."""
         return self._steps_delivered - self._silences_past
 
-    async def steer(self, plan: Plan) -> int:
-        """Replaces the conditioning; returns the frame from which that is heard.
+    async def steer(self, timeline: Timeline, row: int | None = None) -> int:
+        """Replaces what follows; returns the frame from which that is heard.
+
+        Args:
+          timeline: What follows.
+          row: The frame whose codes are the first to be drawn by it; None, or one whose codes are
+            drawn already, is as soon as can be.
 
         Raises:
           ServiceError: The stream ended first.
         """
-        return await self._change(plan, None)
+        return await self._change(timeline, row, None)
 
     async def reset(self, seed: int) -> int:
         """Forgets what was played; returns the first frame of the new context.
@@ -169,10 +177,10 @@ class Stream:
         Raises:
           ServiceError: The stream ended first.
         """
-        return await self._change(None, seed)
+        return await self._change(None, None, seed)
 
-    async def _change(self, plan: Plan | None, seed: int | None) -> int:
-        change = Change(plan, seed, self._loop.create_future())
+    async def _change(self, timeline: Timeline | None, row: int | None, seed: int | None) -> int:
+        change = Change(timeline, row, seed, self._loop.create_future())
         self._changes.append(change)
         if self.phase.ended:
             self._refuse_changes()
@@ -188,10 +196,15 @@ class Stream:
         return self._steps_scheduled - self._silences_past - silent
 
     @property
-    def conditioning(self) -> Conditioning:
-        """What the next step is conditioned on."""
-        since = self.next_frame - self._plan_began
-        return [of for offset, of in self._plan if offset <= max(since, 0)][-1]
+    def next_row(self) -> int:
+        """The row of the timeline that the next step's first frame reads.
+
+        The step that makes an audible frame draws the codes of the one after it; only the first
+        step of a fresh context makes nothing audible yet.
+        """
+        if self._steps_scheduled in self._silent_steps:
+            return self.next_frame
+        return self.next_frame + LOOKAHEAD_FRAMES
 
     @property
     def frames_to_schedule(self) -> int | None:
@@ -211,18 +224,27 @@ class Stream:
 
     def apply_changes(self) -> bool:
         """Takes what the reader asked for; returns whether a fresh context is due."""
-        afresh = False
-        while self._changes:
-            change = self._changes.popleft()
-            if change.plan is not None:
-                self._plan, self._plan_began = change.plan, self.next_frame
-            if change.seed is not None:
-                afresh, self.seed = True, change.seed
-                if self._steps_scheduled not in self._silent_steps:
-                    # The codec's first frame after a fresh start is silence again.
-                    self._silent_steps.append(self._steps_scheduled)
-            self._tell(change.applied, self.next_frame)
-        return afresh
+        changes = list(self._take_changes())
+        seeds = [change.seed for change in changes if change.seed is not None]
+        if seeds:
+            self.seed = seeds[-1]
+            if self._steps_scheduled not in self._silent_steps:
+                # The codec's first frame after a fresh start is silence again.
+                self._silent_steps = (*self._silent_steps, self._steps_scheduled)
+        for change in changes:
+            self._tell(change.applied, self._steered(change))
+        return bool(seeds)
+
+    def _steered(self, change: Change) -> int | ServiceError:
+        """Takes in what follows; the frame from which it is heard, or why it can't be."""
+        if change.timeline is None:
+            return self.next_frame
+        row = max(self.next_row, change.row or 0)
+        try:
+            self.timeline = self.timeline.spliced(row, change.timeline, self.next_row)
+        except ValueError as error:  # this stream's fault: the others' step must not fail for it
+            return InvalidInput(str(error))
+        return max(self.next_frame, row - LOOKAHEAD_FRAMES)
 
     def schedule(self, frames: int) -> None:
         """Notes that a step was dispatched which advances this stream."""
@@ -243,7 +265,7 @@ class Stream:
         audible = []
         for step in range(first, self._steps_delivered):
             if self._silent_steps and self._silent_steps[0] == step:
-                self._silent_steps.popleft()
+                self._silent_steps = self._silent_steps[1:]
                 self._silences_past += 1
             else:
                 audible.append(step - first)
@@ -287,9 +309,15 @@ class Stream:
         self._wake()
 
     def _refuse_changes(self) -> None:
-        while self._changes:
+        for change in self._take_changes():
             over = self.error or NotReady("the stream ended before the change was made")
-            self._tell(self._changes.popleft().applied, over)
+            self._tell(change.applied, over)
+
+    def _take_changes(self) -> Iterator[Change]:
+        """Takes out the changes one by one; both threads may do so at once when a stream ends."""
+        with contextlib.suppress(IndexError):  # the other thread may have taken the last one
+            while True:
+                yield self._changes.popleft()
 
     def _tell(self, waiting: asyncio.Future[int], answer: int | ServiceError) -> None:
         def resolve() -> None:

@@ -14,7 +14,6 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -23,20 +22,25 @@ from starlette.websockets import WebSocketDisconnect
 from magenta_bento.audio.encode import encode_off_loop, make_stream_encoder
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.audio.tags import Tags
-from magenta_bento.engine.spec import seed_or_random
+from magenta_bento.controls import seed_or_random
 from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
 from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession, State
 from magenta_bento.live.steering import Steering
-from magenta_bento.prompting import Prompter
-from magenta_bento.style import Embedding, blend
+from magenta_bento.prompting import (
+    AudioSource,
+    Prompter,
+    PromptSource,
+    StoredAudioSource,
+    TextSource,
+)
+from magenta_bento.style import Style
 
 STATS_EVERY_S = 1.0
 MAX_MESSAGE_CHARS = 9_000_000
 LONG_CHARS = 50_000  # parsing so many takes about a tenth of a millisecond
-NULLABLE = ("drums", "notes")  # null in an update leaves them to the model
 OPUS_KBPS = 192  # only MP3 has a bit rate of its own; the encoder wants one named
 
 T = TypeVar("T")
@@ -95,9 +99,7 @@ class Jam(LiveProtocol):
     async def _start(self, start: messages.Start) -> messages.Started:
         style = await self._style(start.prompts)
         await self.stop()
-        steering = Steering(
-            style, start.temperature, start.top_k, start.guidance, start.drums, start.notes
-        )
+        steering = Steering(style, start.controls())
         seed = seed_or_random(start.seed)
         await self.session.start(steering, seed, start.lead_ms / 1000)
         return messages.Started(
@@ -110,32 +112,28 @@ class Jam(LiveProtocol):
         )
 
     async def _update(self, update: messages.Update) -> int:
-        new = self.session.steering
-        if new is None:
+        old = self.session.steering
+        if old is None:
             raise RuntimeError("a session that plays has a steering")
-        for name in ("temperature", "top_k", "guidance", "drums", "notes"):
-            value = getattr(update, name)
-            if value is not None or (name in NULLABLE and name in update.model_fields_set):
-                new = replace(new, **{name: value})
-        if update.prompts is not None:
-            new = replace(new, style=await self._style(update.prompts))
+        style = old.style if update.prompts is None else await self._style(update.prompts)
+        new = Steering(style, old.controls.changed(update.changes()))
         return await self.session.steer(new, update.ramp)
 
-    async def _style(self, prompts: Sequence[messages.Prompt]) -> Embedding:
-        parts = [await self._embedded(prompt, i) for i, prompt in enumerate(prompts)]
-        return blend(parts, [prompt.weight for prompt in prompts], "prompts")
+    async def _style(self, prompts: Sequence[messages.Prompt]) -> Style:
+        parts = [await self._source(prompt, i) for i, prompt in enumerate(prompts)]
+        return await self._prompter.blend(parts, [prompt.weight for prompt in prompts], "prompts")
 
-    async def _embedded(self, prompt: messages.Prompt, index: int) -> Embedding:
+    async def _source(self, prompt: messages.Prompt, index: int) -> PromptSource:
         if prompt.text is not None:
-            return await self._prompter.text(prompt.text)
+            return TextSource(prompt.text)
         if prompt.audio_id is not None:
-            return self._prompter.stored_audio_prompt(prompt.audio_id)
+            return StoredAudioSource(prompt.audio_id)
         field = f"prompts[{index}].audio"
         try:
             data = await _off_loop(_from_base64, prompt.audio or "")
         except ValueError:  # what is wrong in base64, or is not even ASCII
             raise InvalidInput.field(field, "must be base64") from None
-        return await self._prompter.audio(io.BytesIO(data), field)
+        return AudioSource(io.BytesIO(data), field)
 
     async def _send_audio(self, started: messages.Started) -> None:
         encoder = make_stream_encoder(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from magenta_bento.engine.spec import seed_or_random
+from magenta_bento.controls import Controls, seed_or_random
 from magenta_bento.errors import InvalidInput, ServiceError
 from magenta_bento.live.connection import Connection
 from magenta_bento.live.lyria_messages import (
@@ -26,13 +26,10 @@ from magenta_bento.live.lyria_messages import (
 from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession, State
 from magenta_bento.live.steering import Steering
-from magenta_bento.prompting import Prompter
-from magenta_bento.style import Embedding, blend
+from magenta_bento.prompting import Prompter, TextSource
+from magenta_bento.style import Style
 
-# Lyria's own defaults, which its clients count on.
-TEMPERATURE = 1.1
-TOP_K = 40
-GUIDANCE = 4.0
+DEFAULTS = Controls(temperature=1.1, top_k=40, guidance=4.0)  # Lyria's, which its clients count on
 LEAD_S = 2.0
 CHUNK_FRAMES = 10  # 0.4 s; Lyria sends 2 s, which would be heard as delay
 RAMP_S = 0.4  # prompts come as often as a slider moves: a short fade makes steps inaudible
@@ -53,7 +50,7 @@ class Lyria(LiveProtocol):
         self._prompter = prompter
         self._set_up = False
         self._prompts: list[WeightedPrompt] = []
-        self._style: Embedding | None = None
+        self._style: Style | None = None
         self._config = MusicGenerationConfig()
         self._wants_to_play = False  # PLAY may come before the first prompt
         # What the music is made from, and from which frame on; the oldest is forgotten first.
@@ -82,8 +79,11 @@ class Lyria(LiveProtocol):
         heard = [prompt for prompt in prompts if prompt.share != 0]
         if not heard:
             raise InvalidInput("weightedPrompts must hold a prompt whose weight is not 0")
-        parts = [await self._prompter.text(prompt.text) for prompt in heard]
-        self._style = blend(parts, [prompt.share for prompt in heard], "weightedPrompts")
+        self._style = await self._prompter.blend(
+            [TextSource(prompt.text) for prompt in heard],
+            [prompt.share for prompt in heard],
+            "weightedPrompts",
+        )
         self._prompts = heard
         await self._steer()
         if self._wants_to_play and self.session.state is State.IDLE:
@@ -121,14 +121,7 @@ class Lyria(LiveProtocol):
     def _steering(self) -> Steering | None:
         if self._style is None:
             return None
-        config = self._config
-        return Steering(
-            self._style,
-            TEMPERATURE if config.temperature is None else config.temperature,
-            TOP_K if config.top_k is None else config.top_k,
-            GUIDANCE if config.guidance is None else config.guidance,
-            False if config.mute_drums else None,
-        )
+        return Steering(self._style, self._config.controls(DEFAULTS))
 
     def _seed(self) -> int:
         return seed_or_random(self._config.seed)
@@ -144,5 +137,5 @@ class Lyria(LiveProtocol):
         prompts = [{"text": prompt.text, "weight": prompt.share} for prompt in self._prompts]
         return {
             "clientContent": {"weightedPrompts": prompts},
-            "musicGenerationConfig": self._config.told(),
+            "musicGenerationConfig": self._config.in_force(),
         }

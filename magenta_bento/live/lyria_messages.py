@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from magenta_bento.audio.formats import CHANNELS, SAMPLE_RATE_HZ
 from magenta_bento.audio.pcm import Pcm, RawEncoder
+from magenta_bento.controls import Controls, Drums, Seed
 from magenta_bento.errors import InvalidInput, shorten
 
 MAX_PROMPTS = 32
@@ -57,10 +58,15 @@ class MusicGenerationConfig(_Message):
     temperature: Annotated[float, Field(ge=0, le=3)] | None = None
     top_k: Annotated[int, Field(ge=1, le=1_000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=6)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    seed: Seed | None = None
     mute_drums: bool | None = None
 
-    def told(self) -> dict[str, Any]:
+    def controls(self, defaults: Controls) -> Controls:
+        """Ours in the place of Lyria's; those of the same name mean the same."""
+        changes = self.model_dump(include=set(Controls.model_fields))
+        return defaults.changed({**changes, "drums": Drums.off if self.mute_drums else Drums.auto})
+
+    def in_force(self) -> dict[str, Any]:
         return self.model_dump(by_alias=True, exclude_none=True)
 
 

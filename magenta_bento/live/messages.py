@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from magenta_bento import conditioning
 from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
-from magenta_bento.engine.spec import MAX_SEED
+from magenta_bento.controls import Controls, Seed, optional
 
 MAX_PROMPT_CHARS = 1_000
 MAX_PROMPTS = 16
@@ -27,15 +26,7 @@ MIN_LEAD_MS, MAX_LEAD_MS = 120, 10_000
 MAX_ID_CHARS = 64
 
 Id = Annotated[str | None, Field(max_length=MAX_ID_CHARS, description="Comes back in the answer.")]
-Temperature = Annotated[float, Field(ge=0, le=4)]
-TopK = Annotated[int, Field(ge=1, le=1_024)]
-Guidance = Annotated[
-    float,
-    Field(ge=conditioning.GUIDANCE_RANGE[0], le=conditioning.GUIDANCE_RANGE[1]),
-]
-Pitch = Annotated[int, Field(ge=0, lt=conditioning.NOTES)]
-Notes = Annotated[list[Pitch], Field(max_length=conditioning.NOTES)]
-Seed = Annotated[int | None, Field(ge=0, le=MAX_SEED, description="Random if absent.")]
+SeedIfAny = Annotated[Seed | None, Field(description="Random if absent.")]
 
 
 class _Message(BaseModel):
@@ -71,21 +62,13 @@ class Prompt(_Message):
 Prompts = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
-class Start(_Message):
+class Start(_Message, Controls):
     """Begins to play. The first message of a connection, and again after ``stop``."""
 
     type: Literal["start"]
     id: Id = None
     prompts: Prompts
-    seed: Seed = None
-    temperature: Temperature = conditioning.DEFAULT_TEMPERATURE
-    top_k: TopK = conditioning.DEFAULT_TOP_K
-    guidance: Guidance = conditioning.DEFAULT_GUIDANCE
-    drums: bool | None = Field(None, description="true plays drums, false none, null either.")
-    notes: Notes | None = Field(
-        None,
-        description="MIDI pitches that sound, and no others; [] for none, null for any.",
-    )
+    seed: SeedIfAny = None
     format: Literal["pcm", "ogg"] = Field("pcm", description="pcm is s16le; ogg holds Opus.")
     chunk_ms: int = Field(
         200,
@@ -108,23 +91,26 @@ class Start(_Message):
         return self
 
 
-class Update(_Message):
-    """Changes what is given and leaves the rest; null is as if absent, but for drums, notes."""
+class Update(_Message, optional(Controls)):  # type: ignore[misc]  # a base that is derived
+    """Changes what it has and leaves the rest as it is.
+
+    null is as if absent, but for drums and notes, which it leaves to the model.
+    """
 
     type: Literal["update"]
     id: Id = None
     prompts: Prompts | None = None
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    guidance: Guidance | None = None
-    drums: bool | None = Field(None, description="As in start; absent leaves it as it is.")
-    notes: Notes | None = Field(None, description="As in start; absent leaves them as they are.")
     ramp: float = Field(
         0.0,
         ge=0,
         le=MAX_RAMP_S,
         description="Seconds over which prompts fade; 0 is a cut.",
     )
+
+    def changes(self) -> dict[str, Any]:
+        """The controls that it has, by name."""
+        names = self.model_fields_set & Controls.model_fields.keys()
+        return {name: getattr(self, name) for name in names}
 
 
 class Pause(_Message):
@@ -144,7 +130,7 @@ class Reset(_Message):
 
     type: Literal["reset"]
     id: Id = None
-    seed: Seed = None
+    seed: SeedIfAny = None
 
 
 class Stop(_Message):

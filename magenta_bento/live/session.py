@@ -25,8 +25,9 @@ from magenta_bento.engine.engine import Engine
 from magenta_bento.engine.spec import FRAME_S, StreamSpec
 from magenta_bento.engine.stream import Stream
 from magenta_bento.live.pacing import Pacer
-from magenta_bento.live.steering import Fade, Steering, at, fade
+from magenta_bento.live.steering import Fade, Steering, fade
 from magenta_bento.prompting import Prompter
+from magenta_bento.timeline import constant
 
 ENGINE_LEAD_SHARE = 4  # of the lead, this part waits in the engine instead of with the listener
 MAX_ENGINE_LEAD_FRAMES = 10
@@ -43,7 +44,7 @@ class LiveSession:
 
     Args:
       engine: Makes the stream.
-      prompter: Turns styles into tokens.
+      prompter: Has the tokens of the styles on the way of a fade.
       client: Whose turn it is in the engine's queue.
       budget: Charges for what is sent.
       on_stream: Told of each stream that begins, with its place in the queue.
@@ -109,9 +110,8 @@ class LiveSession:
         await self._budget.check(0)
         lead_frames = max(3, round(lead_s * FRAMES_PER_SECOND))
         in_engine = min(MAX_ENGINE_LEAD_FRAMES, max(1, lead_frames // ENGINE_LEAD_SHARE))
-        tokens = await self._prompter.tokens(steering.style)
         spec = StreamSpec(
-            steering.conditioning(tokens),
+            constant(steering.style.tokens, steering.controls),
             seed,
             frames=None,
             lead_frames=in_engine,
@@ -122,7 +122,7 @@ class LiveSession:
         self._on_stream(self._stream, self.queue_position)
         lead = (lead_frames - in_engine) * FRAME_S
         self._pacer = Pacer(lead, on_underrun=self._on_underrun)
-        self._fade, self._fade_began = Fade(steering, steering, 0), 0
+        self._fade, self._fade_began = fade(None, steering, 0), 0
         self._frames_sent = 0
         self._running.set()
 
@@ -135,9 +135,9 @@ class LiveSession:
         """Changes what the music is made from; returns the frame from which that is heard."""
         stream = self._playing()
         fading = self._fade
-        now = None if fading is None else at(fading, stream.next_frame - self._fade_began)
+        now = None if fading is None else fading.embedding_at(stream.next_frame - self._fade_began)
         wanted = fade(now, new, ramp_s)
-        frame = await stream.steer(await wanted.plan(self._prompter))
+        frame = await stream.steer(await wanted.timeline(self._prompter))
         self._fade, self._fade_began = wanted, frame
         return frame
 

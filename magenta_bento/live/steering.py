@@ -1,88 +1,80 @@
 """What a live stream is steered by, and how one steering fades into another.
 
-A fade interpolates style embeddings in steps, and each step becomes the conditioning from its
-frame on (a plan). Everything else changes at once, at the first frame of the fade.
+A fade interpolates style embeddings and reads the tokens of each. Everything else changes at once,
+at the first frame of the fade.
 
-Invariant: the last step of a plan is exactly the new steering.
+Invariant: the last row of a fade is exactly the new steering.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from magenta_bento import conditioning
 from magenta_bento.audio.formats import FRAMES_PER_SECOND
-from magenta_bento.conditioning import Conditioning
-from magenta_bento.engine.spec import Plan
+from magenta_bento.controls import STYLE_LEVELS, Controls
 from magenta_bento.prompting import Prompter
-from magenta_bento.style import Embedding, StyleTokens
+from magenta_bento.style import Embedding, Style
+from magenta_bento.timeline import Timeline, from_rows
 
-FADE_STEP_FRAMES = 5  # 0.2 s: finer steps give the same tokens more often than not
+# Each takes a look through all code books. Up to 6 s a fade has a style of its own in every frame.
+MAX_FADE_STYLES = 150
 
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """The settings of a live stream, complete.
+    """The settings of a live stream, complete."""
 
-    Attributes:
-      style: float32 [768].
-      temperature: Above or equal 0.
-      top_k: 1 to 1,024.
-      guidance: Of the style, -1 to 7.
-      drums: True plays drums, False none, None leaves it to the model.
-      notes: MIDI pitches that sound, all others do not; None leaves them to the model.
-    """
-
-    style: Embedding
-    temperature: float = conditioning.DEFAULT_TEMPERATURE
-    top_k: int = conditioning.DEFAULT_TOP_K
-    guidance: float = conditioning.DEFAULT_GUIDANCE
-    drums: bool | None = None
-    notes: Sequence[int] | None = None
-
-    def conditioning(self, tokens: StyleTokens) -> Conditioning:
-        drums = conditioning.NOT_GIVEN if self.drums is None else int(self.drums)
-        controls = conditioning.Controls(
-            conditioning.Guidance(style=self.guidance), conditioning.sounding(self.notes), drums
-        )
-        return conditioning.build(tokens, controls, self.temperature, self.top_k)
+    style: Style
+    controls: Controls
 
 
 @dataclass(frozen=True, eq=False)
 class Fade:
-    """From one steering to another over some frames; 0 frames is a cut."""
+    """From one style to a steering over some frames.
 
-    old: Steering
+    Attributes:
+      old: float32 [768], where it begins.
+      new: Where it leads.
+      frames: How long it takes; 0 is a cut.
+    """
+
+    old: Embedding
     new: Steering
     frames: int
 
-    def style_at(self, frame: int) -> Embedding:
+    def embedding_at(self, frame: int) -> Embedding:
         """The style so many frames after the fade began, float32 [768]."""
         if frame >= self.frames:
-            return self.new.style
+            return self.new.style.embedding
         share = max(0, frame) / self.frames
-        mixed: Embedding = (1 - share) * self.old.style + share * self.new.style
-        return mixed.astype(self.new.style.dtype)
+        mixed: Embedding = (1 - share) * self.old + share * self.new.style.embedding
+        return mixed.astype(np.float32)
 
-    async def plan(self, prompter: Prompter) -> Plan:
-        """The conditioning from each step's frame on, counted from the fade's beginning."""
-        offsets = [*range(0, self.frames, FADE_STEP_FRAMES), self.frames]
-        tokens = await prompter.each_tokens([self.style_at(offset) for offset in offsets])
-        return tuple(
-            (offset, self.new.conditioning(of)) for offset, of in zip(offsets, tokens, strict=True)
+    async def timeline(self, prompter: Prompter) -> Timeline:
+        """What each frame is conditioned on, counted from the fade's beginning.
+
+        Raises:
+          Overloaded: Too many prompts wait.
+        """
+        step = max(1, math.ceil(self.frames / MAX_FADE_STYLES))
+        begins = range(0, self.frames, step)
+        tokens = await prompter.tokens([self.embedding_at(frame) for frame in begins])
+        held = np.diff([*begins, self.frames])  # frames that each of them lasts
+        of_frame = np.repeat(np.reshape(tokens, (-1, STYLE_LEVELS)), held, axis=0)
+        controls = self.new.controls
+        return from_rows(
+            conditioning.rows(np.vstack([of_frame, self.new.style.tokens]), controls),
+            controls.temperature,
+            controls.top_k,
         )
 
 
-def fade(old: Steering | None, new: Steering, ramp_s: float) -> Fade:
+def fade(old: Embedding | None, new: Steering, ramp_s: float) -> Fade:
     """A fade of so many seconds; a cut where there is nothing to fade from."""
     if old is None:
-        return Fade(new, new, 0)
+        return Fade(new.style.embedding, new, 0)
     return Fade(old, new, math.ceil(ramp_s * FRAMES_PER_SECOND))
-
-
-def at(fading: Fade, frame: int) -> Steering:
-    """The steering that is heard so many frames after a fade began."""
-    return dataclasses.replace(fading.new, style=fading.style_at(frame))

@@ -138,15 +138,22 @@ class JaxModel:
         state, pcm = compiled.step(
             self._params,
             state,
-            inputs.tokens,
-            inputs.temperature,
-            inputs.top_k,
+            self._with_room(inputs.tokens),
+            self._with_room(inputs.temperature),
+            self._with_room(inputs.top_k),
             np.int32(inputs.frames),
         )
         pcm.copy_to_host_async()
         if before is not None:
             state = compiled.choose(state, before, inputs.active)
         return state, DeviceAudio(pcm, inputs.frames)
+
+    def _with_room(self, per_frame: NDArray[Any]) -> NDArray[Any]:
+        """[B, F, …] made as long as the longest step, for which the program was compiled."""
+        missing = self.max_frames - per_frame.shape[1]
+        if not missing:
+            return per_frame
+        return np.pad(per_frame, [(0, 0), (0, missing), *[(0, 0)] * (per_frame.ndim - 2)])
 
     @functools.cached_property
     def state_bytes(self) -> int:
@@ -191,17 +198,15 @@ class JaxModel:
         top_k: jax.Array,
         frames: jax.Array,
     ) -> tuple[State, jax.Array]:
-        x = sl.Sequence.from_values(tokens[:, None])
-        constants = {
-            depthformer.TEMPERATURE_CONSTANT: temperature,
-            depthformer.TOP_K_CONSTANT: top_k,
-        }
-
         def advance(i: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
             state, pcm = carry
+            constants = {
+                depthformer.TEMPERATURE_CONSTANT: _at(temperature, i),
+                depthformer.TOP_K_CONSTANT: _at(top_k, i),
+            }
             frame, state, _ = self._sampler.apply(
                 params.restore(stored),  # outside the loop it would be a copy of them all
-                x=x,
+                x=sl.Sequence.from_values(_at(tokens, i)[:, None]),
                 state=state,
                 constants=constants,
                 training=False,
@@ -224,9 +229,9 @@ class JaxModel:
         step = jax.jit(self._step, donate_argnums=1).lower(
             self._params,
             state,
-            jax.ShapeDtypeStruct((size, CONDITIONING_SIZE), jnp.int32),
-            jax.ShapeDtypeStruct((size,), jnp.float32),
-            jax.ShapeDtypeStruct((size,), jnp.int32),
+            jax.ShapeDtypeStruct((size, self.max_frames, CONDITIONING_SIZE), jnp.int32),
+            jax.ShapeDtypeStruct((size, self.max_frames), jnp.float32),
+            jax.ShapeDtypeStruct((size, self.max_frames), jnp.int32),
             scalar,
         )
         insert = jax.jit(self._insert, donate_argnums=1).lower(self._params, state, scalar, seed)
@@ -258,10 +263,16 @@ def _copy(state: State) -> State:
 def _choose(after: State, before: State, active: jax.Array) -> State:
     """The active rows, bool [B], of one state and the others of another."""
 
-    def of(new: jax.Array, old: jax.Array) -> jax.Array:
+    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(active.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
-    return jax.tree.map(of, after, before)
+    return jax.tree.map(chosen, after, before)
+
+
+def _at(per_frame: jax.Array, i: jax.Array) -> jax.Array:
+    """What frame i of a step reads: [B, …] of [B, F, …]."""
+    frame: jax.Array = jax.lax.dynamic_index_in_dim(per_frame, i, axis=1, keepdims=False)
+    return frame
 
 
 def _batch_size(state: State) -> int:

@@ -213,11 +213,10 @@ def time_a_frame(model: Model, batch_size: int) -> float:
     state = model.init_state(batch_size)
     state = model.insert(state, batch_size - 1, seed=0)
     inputs = StepInputs(
-        tokens=np.full((batch_size, SIZE), 7, np.int32),
-        temperature=np.ones(batch_size, np.float32),
-        top_k=np.full(batch_size, 40, np.int32),
+        tokens=np.full((batch_size, model.max_frames, SIZE), 7, np.int32),
+        temperature=np.ones((batch_size, model.max_frames), np.float32),
+        top_k=np.full((batch_size, model.max_frames), 40, np.int32),
         active=np.ones(batch_size, np.bool_),
-        frames=model.max_frames,
     )
     best = float("inf")
     for _ in range(PROBE_STEPS):

@@ -20,19 +20,24 @@ State = Any  # a pytree on the device whose leaves all lead with the batch dimen
 class StepInputs:
     """What one step reads, a row a slot.
 
+    Each of its F frames, 1 to the model's ``max_frames``, reads conditioning of its own.
+
     Attributes:
-      tokens: int32 [B, 144].
-      temperature: float32 [B].
-      top_k: int32 [B].
+      tokens: int32 [B, F, 144].
+      temperature: float32 [B, F].
+      top_k: int32 [B, F].
       active: bool [B]; the others stand still. Best all true: rows of nobody may advance.
-      frames: How many frames to advance, 1 to the model's ``max_frames``.
     """
 
     tokens: NDArray[np.int32]
     temperature: NDArray[np.float32]
     top_k: NDArray[np.int32]
     active: NDArray[np.bool_]
-    frames: int
+
+    @property
+    def frames(self) -> int:
+        """By how many frames the active rows advance."""
+        return int(self.tokens.shape[1])
 
 
 class Audio(Protocol):

@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from magenta_bento.audio.formats import frames_for
-from magenta_bento.engine.spec import FRAME_S, WARM_UP_FRAMES
+from magenta_bento.engine.spec import FRAME_S, LOOKAHEAD_FRAMES
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning.queueing import Station
 
@@ -45,7 +45,7 @@ class Server:
         Whole steps, the silent first frame included; and one step more, since a slot falls free
         when the audio of its last step has been fetched, and by then the next step is under way.
         """
-        steps = math.ceil((frames_for(music_s) + WARM_UP_FRAMES) / self.frames_per_step) + 1
+        steps = math.ceil((frames_for(music_s) + LOOKAHEAD_FRAMES) / self.frames_per_step) + 1
         return steps * self.frames_per_step
 
     def hold_s(self, music_s: float, playing: int) -> float:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from magenta_bento import __version__, conditioning
+from magenta_bento import __version__
 from magenta_bento.audio.encode import encode_off_loop, make_encoder, make_stream_encoder
 from magenta_bento.audio.formats import (
     CHANNELS,
@@ -26,12 +26,15 @@ from magenta_bento.audio.formats import (
     frames_for,
 )
 from magenta_bento.audio.tags import Tags
-from magenta_bento.engine.spec import StreamSpec, seed_or_random
+from magenta_bento.controls import seed_or_random
+from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import InvalidInput
 from magenta_bento.live.pacing import Pacer
+from magenta_bento.prompting import AudioSource, PromptSource, TextSource
 from magenta_bento.runtime import DEMO_NOTE, Runtime
-from magenta_bento.style import Embedding, blend
+from magenta_bento.style import Style
+from magenta_bento.timeline import constant
 from magenta_bento.tracing import record, tracer
 from magenta_bento.web.endpoint import Call, ClientGone
 from magenta_bento.web.requests import (
@@ -55,9 +58,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ResolvedPrompt:
-    """What prompts came to: a style, float32 [768], and what to call the music."""
+    """What prompts came to: a style, and what to call the music."""
 
-    style: Embedding
+    style: Style
     title: str
 
 
@@ -89,36 +92,36 @@ class MusicGenerator:
 
     @tracer.start_as_current_span("embed")
     async def embed_text(self, prompt: TextPrompt) -> ResolvedPrompt:
-        return ResolvedPrompt(
-            await self._runtime.loaded.prompter.text(prompt.prompt), prompt.prompt
-        )
+        style = await self._runtime.loaded.prompter.text(prompt.prompt)
+        return ResolvedPrompt(style, prompt.prompt)
 
     @tracer.start_as_current_span("embed")
     async def embed_audio(self, prompt: AudioPrompt) -> ResolvedPrompt:
-        prompter = self._runtime.loaded.prompter
         (upload,) = prompt.uploads("audio_file")
-        parts = [await prompter.audio(upload.file, "audio_file")]
+        parts: list[PromptSource] = [AudioSource(upload.file, "audio_file")]
         weights = [prompt.audio_weight]
         if prompt.prompt is not None:
-            parts.append(await prompter.text(prompt.prompt))
+            parts.append(TextSource(prompt.prompt))
             weights.append(prompt.text_weight)
-        style = blend(parts, weights, "audio_weight and text_weight")
+        style = await self._runtime.loaded.prompter.blend(
+            parts, weights, "audio_weight and text_weight"
+        )
         return ResolvedPrompt(style, prompt.prompt or Path(upload.filename).stem)
 
     @tracer.start_as_current_span("embed")
     async def embed_blend(self, prompts: BlendPrompts) -> ResolvedPrompt:
-        prompter = self._runtime.loaded.prompter
         files = prompts.uploads("audio_files")
-        texts = [await prompter.text(text) for text in prompts.text_prompts]
+        texts = [TextSource(text) for text in prompts.text_prompts]
         audio = [
-            await prompter.audio(file.file, f"audio_files[{index}]")
-            for index, file in enumerate(files)
+            AudioSource(file.file, f"audio_files[{index}]") for index, file in enumerate(files)
         ]
         weights = [
             *(prompts.text_weights or [1.0] * len(texts)),
             *(prompts.audio_weights or [1.0] * len(audio)),
         ]
-        style = blend([*texts, *audio], weights, "text_weights and audio_weights")
+        style = await self._runtime.loaded.prompter.blend(
+            [*texts, *audio], weights, "text_weights and audio_weights"
+        )
         names = [*prompts.text_prompts, *(Path(file.filename).stem for file in files)]
         return ResolvedPrompt(style, " + ".join(names))
 
@@ -206,14 +209,8 @@ class MusicGenerator:
     ) -> Stream:
         """Admits a stream that ends when its client goes away."""
         loaded = self._runtime.loaded
-        guidance = conditioning.Guidance(style=request.guidance)
         spec = StreamSpec(
-            conditioning.build(
-                await loaded.prompter.tokens(resolved.style),
-                conditioning.Controls(guidance),
-                request.temperature,
-                request.top_k,
-            ),
+            constant(resolved.style.tokens, request.controls()),
             seed_or_random(request.seed),
             frames,
             lead_frames=lead_frames,

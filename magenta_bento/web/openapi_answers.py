@@ -12,7 +12,7 @@ from typing import Any
 from magenta_bento import errors
 from magenta_bento.audio.formats import CHANNELS, SAMPLE_RATE_HZ, AudioFormat, StreamFormat
 from magenta_bento.config import Settings
-from magenta_bento.engine.spec import MAX_SEED
+from magenta_bento.controls import MAX_SEED
 from magenta_bento.engine.stream import Phase
 from magenta_bento.errors import ServiceError
 from magenta_bento.runtime import ServerPhase

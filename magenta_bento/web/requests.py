@@ -29,16 +29,13 @@ from pydantic import (
 )
 from starlette.requests import Request
 
-from magenta_bento import conditioning
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
-from magenta_bento.engine.spec import MAX_SEED
+from magenta_bento.controls import Controls, Seed
 from magenta_bento.errors import InvalidInput
 
 MAX_PROMPT_CHARS = 1_000
 MAX_TEXT_PROMPTS = 16
 MAX_AUDIO_PROMPTS = 8
-MAX_TEMPERATURE = 4.0
-MAX_TOP_K = 1_024  # codes of one RVQ level
 MAX_WEIGHT = 1_000.0
 
 
@@ -207,36 +204,19 @@ class BlendPrompts(ApiRequest):
         return self
 
 
-class SamplingRequest(ApiRequest):
+class SamplingRequest(ApiRequest, Controls):
     """What every piece of music can be told beside its prompts."""
 
-    seed: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_SEED,
+    seed: Seed | None = Field(
+        default=None,
         examples=[42],
         description="The same request with the same seed gives the same music; random if absent.",
     )
-    temperature: float = Field(
-        conditioning.DEFAULT_TEMPERATURE,
-        ge=0,
-        le=MAX_TEMPERATURE,
-        allow_inf_nan=False,
-        description="How freely codes are drawn; 0 always takes the likeliest.",
-    )
-    top_k: int = Field(
-        conditioning.DEFAULT_TOP_K,
-        ge=1,
-        le=MAX_TOP_K,
-        description="How many of the likeliest codes may be drawn.",
-    )
-    guidance: float = Field(
-        conditioning.DEFAULT_GUIDANCE,
-        ge=conditioning.GUIDANCE_RANGE[0],
-        le=conditioning.GUIDANCE_RANGE[1],
-        allow_inf_nan=False,
-        description="How closely the music follows the prompts, in steps of 0.2.",
-    )
+
+    @field_validator("notes", mode="before")
+    @classmethod
+    def _notes_may_be_text(cls, value: Any) -> Any:
+        return _as_list(value)
 
 
 class GenerationRequest(SamplingRequest):

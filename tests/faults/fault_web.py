@@ -70,8 +70,8 @@ class Front:
     @endpoint("/embed/audio", EmbedAudioRequest, returns=dict)
     async def embed(self, request: EmbedAudioRequest, call: Call) -> Response:
         (upload,) = request.uploads("audio_file")
-        embedding = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
-        return JSONResponse({"first": float(embedding[0])})
+        style = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
+        return JSONResponse({"first": float(style.embedding[0])})
 
     def routes(self) -> list[Route]:
         def served(api: Any) -> Callable[[Request], Any]:

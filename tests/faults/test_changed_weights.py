@@ -39,11 +39,10 @@ def _files(tmp_path: Path) -> ModelFiles:
 def music(model: JaxModel) -> NDArray[np.int16]:
     state = model.insert(model.init_state(1), 0, seed=1)
     inputs = StepInputs(
-        tokens=np.full((1, SIZE), 7, np.int32),
-        temperature=np.ones(1, np.float32),
-        top_k=np.full(1, 40, np.int32),
+        tokens=np.full((1, model.max_frames, SIZE), 7, np.int32),
+        temperature=np.ones((1, model.max_frames), np.float32),
+        top_k=np.full((1, model.max_frames), 40, np.int32),
         active=np.ones(1, np.bool_),
-        frames=model.max_frames,
     )
     blocks = []
     for _ in range(3):

@@ -118,12 +118,26 @@ async def test_drums_are_heard(server: Server) -> None:
 
 async def test_notes_are_heard(server: Server) -> None:
     heard = []
-    for notes in (None, [], [60], [72]):
+    for notes in (
+        {},
+        {"notes": [], "notes_mode": "strict"},
+        {"notes": [60], "notes_mode": "strict"},
+        {"notes": [72], "notes_mode": "strict"},
+        {"notes": [60], "notes_width": 12},
+        {"notes": [60]},
+    ):
         async with jam_at(server.url) as jam:
-            await jam.start(notes=notes)
-            heard.append(await jam.hear(40))
+            await jam.start(**notes)
+            heard.append(await jam.hear(60))
     for one, other in itertools.combinations(heard, 2):
         assert not same(one, other)
+
+
+async def test_without_notes_held_the_model_accompanies_nobody(server: Server, plain: Pcm) -> None:
+    """In guide, the default, no notes are no constraint; in strict they are silence."""
+    async with jam_at(server.url) as jam:
+        await jam.start(notes=[])
+        assert same(await jam.hear(40), plain[: 40 * FRAME])
 
 
 async def test_weights_are_blends(server: Server) -> None:
@@ -182,9 +196,12 @@ async def changed(server: Server, plain: Pcm, update: dict[str, Any]) -> tuple[i
         ({"temperature": 0.3}, 2),
         ({"top_k": 1}, 2),
         # These move the demo model so little that the same codes are drawn for a while.
-        ({"guidance": 7}, 50),
+        ({"guidance": 6.8}, 50),
         ({"drums": True}, 50),
         ({"notes": [62]}, 50),
+        ({"notes": [62], "notes_mode": "strict", "notes_guidance": 6.8}, 50),
+        ({"drums": "on", "drums_guidance": 6}, 50),
+        ({"style_levels": 1}, 50),
     ],
 )
 async def test_a_change_is_heard_from_the_announced_frame_on_and_not_before(
@@ -197,8 +214,8 @@ async def test_a_change_is_heard_from_the_announced_frame_on_and_not_before(
 
 async def test_a_ramp_begins_softly_and_ends_as_asked(server: Server, plain: Pcm) -> None:
     announced, differs, heard = await changed(server, plain, {"prompts": OTHER, "ramp": 2.0})
-    # The first fifth of a second of a fade is the old style still.
-    assert announced + 5 <= differs <= announced + 50
+    # The first frame of a fade is the old style still.
+    assert announced + 1 <= differs <= announced + 50
     cut_at, _, cut = await changed(server, plain, {"prompts": OTHER})
     both = max(announced, cut_at) * FRAME
     assert not same(heard[both:], cut[both:])

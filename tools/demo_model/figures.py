@@ -82,7 +82,8 @@ class Listener:
     def held(self, prompt: str) -> list[tuple[int, Samples]]:
         """MIDI pitches, and what /ws/jam plays while each is held and nothing else, no drums."""
         pitches = [LOWEST_HELD + seed for seed in range(self.seeds)]
-        heard = self._live(prompt, lambda seed: {"notes": [pitches[seed]], "drums": False})
+        alone = {"notes_mode": "strict", "drums": "off"}
+        heard = self._live(prompt, lambda seed: {**alone, "notes": [pitches[seed]]})
         return list(zip(pitches, heard, strict=True))
 
     def _live(self, prompt: str, fields: Callable[[int], dict[str, object]]) -> list[Samples]:

@@ -19,6 +19,7 @@ import sequence_layers.jax as sl
 from magenta_rt.musiccoca import MusicCoCa
 
 from magenta_bento import conditioning
+from magenta_bento.controls import Controls
 from magenta_bento.model.architecture import Architecture
 from tools.demo_model.checkpoint import Parameters
 
@@ -50,7 +51,7 @@ def render(
     """
     rows = [(prompt, seed) for prompt in prompts for seed in seeds]
     tokens = style_tokens(musiccoca, [prompt for prompt, _ in rows])
-    blocks = np.stack([conditioning.build(row).tokens for row in tokens])
+    blocks = np.stack([conditioning.rows(row[None])[0] for row in tokens])
     pcm = play(architecture, parameters, blocks, [seed for _, seed in rows], frames)
     return pcm.reshape(len(prompts), len(seeds), -1, 2)
 
@@ -94,8 +95,8 @@ def play(
     inputs = sl.Sequence.from_values(jnp.asarray(blocks)[:, None])
     keys = jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])  # uint32 [B, 2]
     sampling = {
-        "temperature": jnp.full(batch, conditioning.DEFAULT_TEMPERATURE),
-        "top_k": jnp.full(batch, conditioning.DEFAULT_TOP_K, jnp.int32),
+        "temperature": jnp.full(batch, Controls().temperature),
+        "top_k": jnp.full(batch, Controls().top_k, jnp.int32),
     }
 
     @jax.jit

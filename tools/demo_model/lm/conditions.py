@@ -16,20 +16,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from magenta_bento import conditioning
-from magenta_bento.conditioning import (
-    MODEL_DECIDES,
-    NOT_GIVEN,
-    NOTES,
-    OFF,
-    SIZE,
-    STYLE_TOKENS,
-    TOKEN_OFFSET,
+from magenta_bento.conditioning import MODEL_DECIDES, NOT_GIVEN, OFF, SIZE, TOKEN_OFFSET
+from magenta_bento.controls import (
+    HIGHEST_DRUMS_GUIDANCE,
+    HIGHEST_GUIDANCE,
+    LOWEST_GUIDANCE,
+    PITCHES,
+    STYLE_LEVELS,
+    Controls,
 )
 
 STYLE_DROPPED, NOTES_DROPPED, DRUMS_DROPPED = 0.15, 0.4, 0.45
 # Each label is trusted fully from its default guidance on, and not at all at 0.
-STYLE_TRUSTED = conditioning.DEFAULT_GUIDANCE
-NOTES_TRUSTED = DRUMS_TRUSTED = 1.0
+DEFAULTS = Controls()
+STYLE_TRUSTED = DEFAULTS.guidance
+NOTES_TRUSTED = DEFAULTS.notes_guidance
+DRUMS_TRUSTED = DEFAULTS.drums_guidance
 DEFAULT_SHARE = 0.6  # of guidances that are the default, the others uniform
 ONSETS_LEFT_OPEN = 0.5  # how often "model decides" stands for sustained and onset
 PITCHES_HIDDEN, ONLY_HELD = 0.15, 0.25  # how often some pitches, or all that are off, are masked
@@ -72,34 +74,32 @@ def draw(own: Labels, other: Labels, rng: np.random.RandomState) -> np.ndarray:
       other: As long, of some other piece.
       rng: Where chance comes from.
     """
-    guidance = conditioning.Guidance(
-        style=_guidance(conditioning.DEFAULT_GUIDANCE, rng),
-        notes=_guidance(1.0, rng),
-        drums=_guidance(1.0, rng),
-    )
-    style = _trusted(own.style, other.style, guidance.style / STYLE_TRUSTED, rng)
-    notes = _trusted(own.notes, other.notes, guidance.notes / NOTES_TRUSTED, rng)
-    drums = _trusted(own.drums, other.drums, guidance.drums / DRUMS_TRUSTED, rng)
+    style_guidance = _guidance(STYLE_TRUSTED, HIGHEST_GUIDANCE, rng)
+    notes_guidance = _guidance(NOTES_TRUSTED, HIGHEST_GUIDANCE, rng)
+    drums_guidance = _guidance(DRUMS_TRUSTED, HIGHEST_DRUMS_GUIDANCE, rng)
+    style = _trusted(own.style, other.style, style_guidance / STYLE_TRUSTED, rng)
+    notes = _trusted(own.notes, other.notes, notes_guidance / NOTES_TRUSTED, rng)
+    drums = _trusted(own.drums, other.drums, drums_guidance / DRUMS_TRUSTED, rng)
 
     frames = len(own.drums)
     tokens = np.full((frames, SIZE), NOT_GIVEN, np.int32)
     if rng.uniform() >= STYLE_DROPPED:
-        tokens[:, :STYLE_TOKENS] = style
+        tokens[:, :STYLE_LEVELS] = style
     given = own.by_hand.copy()
     if rng.uniform() >= NOTES_DROPPED:
         given[_first_frame(frames, rng) :] = True
     notes = np.where(own.by_hand[:, None], own.notes, notes)
     shown = _partly(notes, own.by_hand, rng)
-    tokens[given, STYLE_TOKENS : STYLE_TOKENS + NOTES] = shown[given]
+    tokens[given, STYLE_LEVELS : STYLE_LEVELS + PITCHES] = shown[given]
     if rng.uniform() >= DRUMS_DROPPED:
         first = _first_frame(frames, rng)
-        tokens[first:, STYLE_TOKENS + NOTES] = drums[first:]
-    tokens[:, -3:] = guidance.bins()
+        tokens[first:, STYLE_LEVELS + PITCHES] = drums[first:]
+    tokens[:, -3:] = conditioning.guidance_bins(style_guidance, notes_guidance, drums_guidance)
     return tokens + TOKEN_OFFSET
 
 
-def _guidance(default: float, rng: np.random.RandomState) -> float:
-    return default if rng.uniform() < DEFAULT_SHARE else rng.uniform(*conditioning.GUIDANCE_RANGE)
+def _guidance(default: float, highest: float, rng: np.random.RandomState) -> float:
+    return default if rng.uniform() < DEFAULT_SHARE else rng.uniform(LOWEST_GUIDANCE, highest)
 
 
 def _trusted(
@@ -121,8 +121,8 @@ def _partly(notes: np.ndarray, by_hand: np.ndarray, rng: np.random.RandomState) 
         notes[notes != OFF] = MODEL_DECIDES
     kind = rng.uniform()
     if kind < PITCHES_HIDDEN:
-        low, high = np.sort(rng.randint(NOTES, size=2))
-        hidden = np.zeros(NOTES, bool)
+        low, high = np.sort(rng.randint(PITCHES, size=2))
+        hidden = np.zeros(PITCHES, bool)
         hidden[low:high] = True
         hidden = hidden if rng.uniform() < 0.5 else ~hidden
         notes[:, hidden & ~played] = NOT_GIVEN
