@@ -30,7 +30,9 @@ class Dispatched:
 
 
 class Batch:
-    """See the module. Changed by the device thread alone; others may look at who plays.
+    """The compiled batch: its state, and which stream owns which row.
+
+    Changed by the device thread alone; others may look at who plays.
 
     Args:
       model: What it is a batch of.

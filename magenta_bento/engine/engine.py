@@ -40,7 +40,7 @@ IDLE_WAIT_S = 1.0  # only a net under a lost wake-up: work wakes the thread at o
 
 
 class Engine:
-    """See the module.
+    """Plays many streams at once on one device, by a thread of its own.
 
     Args:
       model: What makes the frames.

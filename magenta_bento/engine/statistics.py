@@ -15,11 +15,11 @@ from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.metrics import Metrics
 
 RETRY_AFTER_RANGE_S = (1, 600)
-EWMA_DECAY = 0.9  # of the moving average, a step
+EWMA_DECAY = 0.9  # weight of the past in the moving average of the speed, at each step
 
 
 class EngineStatistics:
-    """See the module.
+    """Metrics of the engine, its measured speed, and waits estimated from it.
 
     Args:
       metrics: Where to count.

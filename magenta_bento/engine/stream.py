@@ -84,7 +84,9 @@ class Change:
 
 
 class Stream:
-    """See the module. Made by :meth:`magenta_bento.engine.engine.Engine.submit`.
+    """The music of one listener; made by :meth:`magenta_bento.engine.engine.Engine.submit`.
+
+    The reader's methods are called on its event loop, the engine's on the device thread.
 
     Args:
       spec: What was asked for.

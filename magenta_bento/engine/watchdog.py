@@ -17,7 +17,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Watchdog:
-    """See the module.
+    """A thread that notices when another one does not come back from a turn.
 
     Args:
       on_hang: Called on the watchdog's own thread.

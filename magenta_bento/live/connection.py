@@ -20,7 +20,7 @@ MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, 2 of t
 
 
 class Connection:
-    """See the module.
+    """One WebSocket, written to by several tasks in turn and never for longer than ``STALL_S``.
 
     Args:
       socket: Accepted already.

@@ -53,7 +53,7 @@ class Jam(LiveProtocol):
       connection: Accepted already.
       session: Makes its music.
       prompter: Turns prompts into styles.
-      model: The model's name, to be told.
+      model: The model's name, for the answer to ``start``.
     """
 
     def __init__(
@@ -208,16 +208,18 @@ def _parsed(raw: str | bytes) -> messages.ClientMessage:
             )
             for e in error.errors()
         ]
-        told = "; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems)
-        raise InvalidInput(f"the message can't be understood: {told}", problems=problems) from None
+        reasons = "; ".join(f"{p.field}: {p.message}" if p.field else p.message for p in problems)
+        raise InvalidInput(
+            f"the message can't be understood: {reasons}", problems=problems
+        ) from None
 
 
 def _error(error: ServiceError, message_id: str | None, *, fatal: bool) -> messages.Error:
-    told = error.as_dict()
+    body = error.as_dict()
     return messages.Error(
         id=message_id,
-        error=told["error"],
-        error_type=told["type"],
-        detail=told["detail"],
+        error=body["error"],
+        error_type=body["type"],
+        detail=body["detail"],
         fatal=fatal,
     )

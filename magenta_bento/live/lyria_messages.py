@@ -62,7 +62,7 @@ class MusicGenerationConfig(_Message):
     mute_drums: bool | None = None
 
     def controls(self, defaults: Controls) -> Controls:
-        """Ours in the place of Lyria's; those of the same name mean the same."""
+        """The controls that this configuration asks for; those of the same name mean the same."""
         changes = self.model_dump(include=set(Controls.model_fields))
         return defaults.changed({**changes, "drums": Drums.off if self.mute_drums else Drums.auto})
 

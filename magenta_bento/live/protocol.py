@@ -21,7 +21,7 @@ from magenta_bento.live.session import LiveSession, State
 
 
 class LiveProtocol(ABC):
-    """See the module.
+    """Base of a live protocol: the two tasks that serve one connection, and how they end.
 
     Args:
       connection: Accepted already.

@@ -40,7 +40,7 @@ class State(Enum):
 
 
 class LiveSession:
-    """See the module.
+    """The live music of one listener, whatever protocol steers it.
 
     Args:
       engine: Makes the stream.
