@@ -41,7 +41,6 @@ from magenta_bento.style import Style
 STATS_EVERY_S = 1.0
 MAX_MESSAGE_CHARS = 9_000_000
 LONG_CHARS = 50_000  # parsing so many takes about a tenth of a millisecond
-OPUS_KBPS = 192  # only MP3 has a bit rate of its own; the encoder wants one named
 
 T = TypeVar("T")
 
@@ -136,9 +135,8 @@ class Jam(LiveProtocol):
         return AudioSource(io.BytesIO(data), field)
 
     async def _send_audio(self, started: messages.Started) -> None:
-        encoder = make_stream_encoder(
-            StreamFormat(started.format), Tags(title="jam", artist=self._model), OPUS_KBPS, None
-        )
+        tags = Tags(title="jam", artist=self._model)
+        encoder = make_stream_encoder(StreamFormat(started.format), tags)
         telling = asyncio.create_task(self._tell_stats())
         try:
             async for pcm in self.session.chunks(started.chunk_ms // messages.FRAME_MS):
