@@ -34,12 +34,12 @@ import uvloop
 import websockets
 
 from bench.vitals import Held, samples
-from magenta_bento.audio.formats import FRAME_SAMPLES
+from magenta_bento.audio.formats import FRAME_MS, FRAME_SAMPLES
 from tests.serving import Server, free_port, serving
 
 KEY = "key-of-the-one-who-plays"
 CONNECTIONS = 50
-FRAME_MS, SAMPLE_BYTES = 40, 4
+SAMPLE_BYTES = 4
 PERCENTILES = (50, 99)
 
 _POST = "POST /generate/text HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -16,7 +16,7 @@ ORDER = [
     {"access"},
     {"audio"},
     {"weights"},
-    {"style", "conditioning"},
+    {"style", "conditioning", "capacity"},
     {"model"},
     {"engine"},
     {"planning"},

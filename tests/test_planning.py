@@ -27,8 +27,9 @@ from fake_model import FakeModel, FakeState, rig, until
 from prometheus_client.parser import text_string_to_metric_families
 from serving import REPOSITORY, Server, serving
 
+from magenta_bento.audio.formats import FRAME_S
+from magenta_bento.capacity import BATCH_SIZES
 from magenta_bento.cli import main
-from magenta_bento.engine.spec import FRAME_S
 from magenta_bento.engine.stream import Phase
 from magenta_bento.errors import Unplannable
 from magenta_bento.model import loader
@@ -239,11 +240,14 @@ def test_the_weights_by_hand(model: str) -> None:
     assert codes.weight_bytes == 2 * 12 * one_code
 
 
-def test_the_servers_own_rules_for_slots_are_used() -> None:
-    assert roofline.BATCH_SIZES == loader.BATCH_SIZES
-    assert loader.PROBES[-1] == roofline.FEWEST_SLOTS
-    assert roofline.HEADROOM == loader.HEADROOM
-    assert loader.FRAME_BUDGET_S == FRAME_S
+@pytest.mark.parametrize("work", WORKLOADS.values(), ids=WORKLOADS)
+def test_a_start_and_a_plan_choose_the_same_slots_for_the_same_times(work) -> None:
+    """On an L4 the times are a straight line in the batch size, as a start takes them to be."""
+    sizes = [b for b in BATCH_SIZES if 4 <= b <= roofline.streams_in_memory(GPUS["l4"], work)]
+    frame_s = {b: roofline.frame_time(GPUS["l4"], work, b).total_s for b in (1, *sizes)}
+    intercept_s, slope_s = loader.line_through(frame_s)
+    assert frame_s == pytest.approx({b: intercept_s + slope_s * b for b in frame_s})
+    assert loader.largest_in_real_time(frame_s, sizes) == roofline.slots(GPUS["l4"], work)
 
 
 def test_a_frame_by_hand() -> None:
@@ -270,7 +274,7 @@ def test_limits_are_the_last_that_hold(work, gpu) -> None:
     room = 0.8 * gpu.memory_bytes - work.parameter_bytes
     assert fitting == int(room // (3 * work.state_bytes))
     slots = roofline.slots(gpu, work)
-    assert slots in roofline.BATCH_SIZES
+    assert slots in BATCH_SIZES
     assert slots <= fitting
     assert slots == 4 or roofline.frame_time(gpu, work, slots).total_s <= 0.8 * FRAME_S
 

@@ -9,12 +9,11 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from magenta_bento.audio.formats import FRAMES_PER_SECOND
+from magenta_bento.audio.formats import FRAME_S as FRAME_S
 from magenta_bento.conditioning import Conditioning
 
 Plan = Sequence[tuple[int, Conditioning]]  # what holds from which frame on; the first is 0
 
-FRAME_S = 1 / FRAMES_PER_SECOND
 MAX_SEED = 2**32 - 1
 WARM_UP_FRAMES = 1  # the codec looks one frame ahead: a fresh stream's first frame is silence
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from magenta_bento.capacity import BATCH_SIZES, FEWEST_SLOTS
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning import roofline
 from magenta_bento.planning.fleet import Demand, Fleet, Server, Target, smallest
@@ -117,8 +118,8 @@ def alternatives(case: Case) -> Iterator[tuple[str, Case]]:
             if work != device.work:
                 yield work.model, replace(case, device=replace(device, work=work, slots=None))
         most = roofline.streams_in_memory(device.gpu, device.work)
-        for slots in roofline.BATCH_SIZES:
-            if roofline.FEWEST_SLOTS <= slots <= most and slots != len(device.frame_s):
+        for slots in BATCH_SIZES:
+            if FEWEST_SLOTS <= slots <= most and slots != len(device.frame_s):
                 yield f"MAX_STREAMS={slots}", replace(case, device=replace(device, slots=slots))
     for frames in (1, 25):
         if frames != case.frames_per_step:

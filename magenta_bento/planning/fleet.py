@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from magenta_bento.audio.formats import frames_for
-from magenta_bento.engine.spec import FRAME_S, WARM_UP_FRAMES
+from magenta_bento.audio.formats import FRAME_S, frames_for
+from magenta_bento.engine.spec import WARM_UP_FRAMES
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning.queueing import Station
 

@@ -14,16 +14,12 @@ import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from magenta_bento.engine.spec import FRAME_S
+from magenta_bento.audio.formats import FRAME_S
+from magenta_bento.capacity import BATCH_SIZES, FEWEST_SLOTS, compiled_sizes, fits, keeps_up
 from magenta_bento.planning.gpus import Gpu
 from magenta_bento.planning.workload import Workload
 
-# The server's own rules for its slots, in model/loader.py, which would start JAX.
-BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128, 256)
-FEWEST_SLOTS = BATCH_SIZES[1]
-HEADROOM = 0.8  # of a frame's 40 ms and of the memory
 MOST_STREAMS = 1_000_000  # where every search ends
-STATE_COPIES = 3  # before a step, after it, and as much again while it computes
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ def frame_time(
 
 
 def streams_in_real_time(gpu: Gpu, work: Workload, efficiency: Efficiency = EXPECTED) -> int:
-    """The most streams whose frame takes at most 40 ms; 0 if not even one's does."""
+    """The most streams whose frame takes no longer than it plays; 0 if not even one's does."""
 
     def late(streams: int) -> bool:
         return frame_time(gpu, work, streams, efficiency).total_s > FRAME_S
@@ -105,8 +101,7 @@ def streams_in_memory(gpu: Gpu, work: Workload) -> int:
     """The most streams that the server takes to fit, as it reckons itself."""
 
     def too_large(streams: int) -> bool:
-        needed = work.parameter_bytes + STATE_COPIES * streams * work.state_bytes
-        return needed > HEADROOM * gpu.memory_bytes
+        return not fits(streams, work.parameter_bytes, work.state_bytes, gpu.memory_bytes)
 
     return _last_before(too_large)
 
@@ -120,15 +115,14 @@ def slots(gpu: Gpu, work: Workload) -> int:
     good = [
         size
         for size in BATCH_SIZES
-        if FEWEST_SLOTS <= size <= most
-        and frame_time(gpu, work, size).total_s <= HEADROOM * FRAME_S
+        if FEWEST_SLOTS <= size <= most and keeps_up(frame_time(gpu, work, size).total_s)
     ]
     return max(good, default=FEWEST_SLOTS)
 
 
 def batch_for(streams: int, slots: int) -> int:
     """Rows of the compiled batch in which so many streams play; free rows cost as much."""
-    return next(size for size in (*(b for b in BATCH_SIZES if b < slots), slots) if size >= streams)
+    return next(size for size in compiled_sizes(slots) if size >= streams)
 
 
 def _last_before(fails: Callable[[int], bool]) -> int:
