@@ -24,7 +24,7 @@ from magenta_bento.planning import options
 from magenta_bento.weights import catalog
 
 if TYPE_CHECKING:
-    from magenta_bento.planning.case import Computed, Measured
+    from magenta_bento.planning.case import ComputedDevice, MeasuredDevice
     from magenta_bento.planning.gpus import Gpu
 
 
@@ -131,7 +131,7 @@ def verify_model(name: str) -> None:
 @click.option("--model", type=click.Choice(catalog.TRAINED), help="… and what it plays; or else:")
 @click.option(
     "--measured-frame-ms",
-    type=options.Finite(min=0, max=10_000, min_open=True),
+    type=options.FiniteFloatRange(min=0, max=10_000, min_open=True),
     help="Time of a frame that you have measured with all --slots taken.",
 )
 @click.option("--slots", type=click.IntRange(1, 1024), help="MAX_STREAMS.  [default: the GPU's]")
@@ -140,7 +140,7 @@ def verify_model(name: str) -> None:
 )
 @click.option(
     "--seconds",
-    type=options.Finite(min=0, max=3_600, min_open=True),
+    type=options.FiniteFloatRange(min=0, max=3_600, min_open=True),
     default=30.0,
     show_default=True,
     help="Length of a piece.",
@@ -148,21 +148,21 @@ def verify_model(name: str) -> None:
 @click.option("--live", type=click.IntRange(0, 100_000), default=0, help="Live sessions at once.")
 @click.option(
     "--wait",
-    type=options.Finite(min=0, max=3_600),
+    type=options.FiniteFloatRange(min=0, max=3_600),
     default=5.0,
     show_default=True,
     help="Longest wait for a slot, seconds …",
 )
 @click.option(
     "--quantile",
-    type=options.Finite(min=0, max=1, min_open=True, max_open=True),
+    type=options.FiniteFloatRange(min=0, max=1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
     help="… of this share of all pieces.",
 )
 @click.option(
     "--utilisation",
-    type=options.Finite(min=0, max=1, min_open=True, max_open=True),
+    type=options.FiniteFloatRange(min=0, max=1, min_open=True, max_open=True),
     default=0.8,
     show_default=True,
     help="Largest share of a server's speed to be used.",
@@ -171,7 +171,7 @@ def verify_model(name: str) -> None:
 @click.option("--max-queue", type=click.IntRange(1, 10_000), default=64, show_default=True)
 @click.option(
     "--price-per-hour",
-    type=options.Finite(min=0, max=1e6),
+    type=options.FiniteFloatRange(min=0, max=1e6),
     help="Of one server, in any currency.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -239,13 +239,13 @@ def serve(port: int, host: str | None, tls: bool) -> None:
 
 def _device(
     gpu: Gpu | None, model: str | None, measured_frame_ms: float | None, slots: int | None
-) -> Computed | Measured:
+) -> ComputedDevice | MeasuredDevice:
     """What each server runs on.
 
     Raises:
       UsageError: None is named, two, or half of one.
     """
-    from magenta_bento.planning.case import Computed, Measured
+    from magenta_bento.planning.case import ComputedDevice, MeasuredDevice
     from magenta_bento.planning.workload import WORKLOADS
 
     if measured_frame_ms is not None:
@@ -253,10 +253,10 @@ def _device(
             raise click.UsageError("--measured-frame-ms takes the place of --gpu and --model")
         if slots is None:
             raise click.UsageError("--measured-frame-ms needs --slots, with which it was measured")
-        return Measured(measured_frame_ms / 1e3, slots)
+        return MeasuredDevice(measured_frame_ms / 1e3, slots)
     if gpu is None or model is None:
         raise click.UsageError("give --gpu and --model, or --measured-frame-ms and --slots")
-    return Computed(gpu, WORKLOADS[model], slots)
+    return ComputedDevice(gpu, WORKLOADS[model], slots)
 
 
 def _certified(current: Settings, port: int) -> list[str]:

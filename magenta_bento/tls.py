@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-VALID = timedelta(days=397)  # browsers take no certificate that is valid for longer
-RENEW_BEFORE = timedelta(days=30)  # so that a server that was started stays valid for a month
+VALID = timedelta(days=397)
+RENEW_BEFORE = timedelta(days=30)  # a server that starts is valid for a month at least
 KEY_MODE = 0o600
 _NAMES = ("localhost",)
 _ADDRESSES = ("127.0.0.1", "::1")
