@@ -98,11 +98,11 @@ def download_model(name: str) -> None:
 @models.command("pack")
 @click.argument("name", type=click.Choice(catalog.TRAINED))
 def pack_model(name: str) -> None:
-    """Copy a model into BentoML's store, for Bentos that are to hold it."""
+    """Copy a model into BentoML's store, for Bentos that are to include it."""
     from magenta_bento.weights.packed import pack
 
     tag = pack(catalog.locate(name, Settings.from_env()), say=click.echo)
-    click.echo(f"packed as {tag}; take it along with: MAGENTA_MODEL={name} bentoml build")
+    click.echo(f"packed as {tag}; build a Bento with it: MAGENTA_MODEL={name} bentoml build")
 
 
 @models.command("verify")
