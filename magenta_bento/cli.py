@@ -3,8 +3,8 @@
 Exit codes: 0 for success, 1 for a failure that one sentence on stderr explains, 2 for a command
 line that can't be understood.
 
-Invariant: what a command doesn't need is not imported, so that ``settings`` answers at once and
-only ``models verify`` starts JAX.
+Invariant: a command imports only what it needs, so that ``settings`` prints at once and only
+``models verify`` starts JAX.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from magenta_bento import __version__
-from magenta_bento.config import Described, Settings, describe
+from magenta_bento.config import SettingDescription, Settings, describe
 from magenta_bento.errors import MagentaBentoError, WeightsError
 from magenta_bento.planning import options
 from magenta_bento.weights import catalog
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Commands(click.Group):
-    """Turns our errors into one sentence on stderr and exit code 1, in one place."""
+    """A group of commands that end with one sentence on stderr and exit code 1 on our errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -77,7 +77,7 @@ def list_models() -> None:
     for name in catalog.NAMES:
         files = catalog.locate(name, current)
         size = f"{files.size_bytes / 1e6:,.1f} MB"
-        rows.append(("*" if name == served else "", name, size, _state(files)))
+        rows.append(("*" if name == served else "", name, size, _state_of_files(files)))
     click.echo(_table(rows))
     click.echo(f"\nmodels are looked for in {catalog.home(current)}")
     if failure is not None:
@@ -110,7 +110,7 @@ def pack_model(name: str) -> None:
 def verify_model(name: str) -> None:
     """Check a model's files: every parameter, and the style encoder's known answers."""
     files = catalog.locate(name, Settings.from_env())
-    # Shapes are traced, not computed: leave a GPU to the service that may be running on it.
+    # Shapes are only traced, which needs no GPU, and a server may be using the GPU.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from magenta_bento.model.architecture import ARCHITECTURES
     from magenta_bento.model.verify import verify
@@ -218,7 +218,7 @@ def serve(port: int, host: str | None, tls: bool) -> None:
     from magenta_bento.access.control import key_ring
 
     current = Settings.from_env()
-    key_ring(current)  # wrong keys are told here, not by a worker's log
+    key_ring(current)  # so that an error about keys is printed here, not in a worker's log
     files = catalog.choose(current)
     click.echo(f"serving {files.name} from {files.checkpoint}")
     if files.name == catalog.DEMO:
@@ -230,20 +230,20 @@ def serve(port: int, host: str | None, tls: bool) -> None:
     if host is not None:
         command += ["--host", host]
     if tls:
-        command += _certified(current, port)
+        command += _tls_options(current, port)
     os.environ.setdefault("PUBLIC_URL", f"http{'s' if tls else ''}://localhost:{port}")
     sys.stdout.flush()
-    # Replaced, not wrapped: signals and the exit code are BentoML's own.
+    # This process becomes BentoML's, so that BentoML gets its signals and sets the exit code.
     os.execvp(sys.executable, command)  # noqa: S606  # no shell: a list, and our own python
 
 
 def _device(
     gpu: Gpu | None, model: str | None, measured_frame_ms: float | None, slots: int | None
 ) -> ComputedDevice | MeasuredDevice:
-    """What each server runs on.
+    """The device that the options of ``plan`` describe.
 
     Raises:
-      UsageError: None is named, two, or half of one.
+      UsageError: The options describe no device, two devices, or one incompletely.
     """
     from magenta_bento.planning.case import ComputedDevice, MeasuredDevice
     from magenta_bento.planning.workload import WORKLOADS
@@ -259,8 +259,8 @@ def _device(
     return ComputedDevice(gpu, WORKLOADS[model], slots)
 
 
-def _certified(current: Settings, port: int) -> list[str]:
-    """The options that make BentoML serve TLS; says what a Python client needs."""
+def _tls_options(current: Settings, port: int) -> list[str]:
+    """BentoML's options for TLS; prints what a Python client has to set."""
     from magenta_bento.tls import local_pair
 
     pair = local_pair(current.tls_dir)
@@ -272,22 +272,22 @@ def _certified(current: Settings, port: int) -> list[str]:
     return ["--ssl-certfile", str(pair.certificate), "--ssl-keyfile", str(pair.key)]
 
 
-def _state(files: catalog.ModelFiles) -> str:
-    """ "complete", or the names of the files at fault behind what is wrong with them."""
+def _state_of_files(files: catalog.ModelFiles) -> str:
+    """ "complete", or each fault with the names of the files that have it."""
     names: dict[str, list[str]] = {}
     for path, fault in files.faults().items():
         names.setdefault(fault, []).append(path.name)
     return "; ".join(f"{fault}: {', '.join(all_)}" for fault, all_ in names.items()) or "complete"
 
 
-def _markdown(rows: Sequence[Described]) -> str:
+def _markdown(rows: Sequence[SettingDescription]) -> str:
     lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
     lines += [f"| `{row.variable}` | `{row.default}` | {row.meaning} |" for row in rows]
     return "\n".join(lines)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, the last one ragged."""
+    """Rows of cells as text, each column as wide as its widest cell, no spaces at the end."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
