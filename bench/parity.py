@@ -63,10 +63,10 @@ def main() -> None:
     with model_home(options.model) as home:
         style = MusicCoCa(DEMO_HOME / "resources" / "musiccoca")
         stock = stock_system(options.model, home, jnp.float32, style_model=style)
-        given = {"mulan_tokens_25hz": STYLE.tolist()}
+        prompt = {"mulan_tokens_25hz": STYLE.tolist()}
         state, codes, pcm = None, [], []
         for _ in range(options.frames):
-            wave, state = stock.generate(given, frames=1, state=state)
+            wave, state = stock.generate(prompt, frames=1, state=state)
             pcm.append(np.round(wave.samples * 32768).astype(np.int16))
             codes.append(codes_of(state)[0])
         files = files_in(home, options.model)
