@@ -1,8 +1,9 @@
-"""Claim: same conditioning and key, same RVQ codes and samples as the stock system, in float32.
+"""Claim: for equal conditioning and key, codes and samples equal the stock system's, in float32.
 
     python -m bench.parity --model mrt2_small
 
-Tests show this on the demo; this shows it on the shapes of a real model, with random weights.
+Tests show this on the demo; this script shows it on the shapes of a real model, with random
+weights.
 Audio is compared twice: with upstream's own transposed convolutions (equal to the last bit) and
 with ours (at most one int16 step apart).
 """
