@@ -16,7 +16,14 @@ from audio_files import by_ffmpeg, by_libsndfile, tone
 from hostile_audio import HOSTILE
 from serving import Server, serving
 
-from bench.uploads import FORK_SERVER, Answers, left_behind, processes, resident_bytes, storm
+from bench.uploads import (
+    FORK_SERVER,
+    Answers,
+    processes,
+    resident_bytes,
+    send_damaged_files,
+    temporary_files,
+)
 from magenta_bento.prompting import UPLOAD_THREADS, UPLOADS_WAITING
 from tests.upload_mutations import make_seeds, mutated
 
@@ -74,14 +81,14 @@ def assert_as_before(server: Server, before: set[int]) -> None:
     while left := [p for p in processes(server) if p.pid not in before]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)
-    assert left_behind(server) == []
+    assert temporary_files(server) == []
 
 
 def test_two_thousand_damaged_files(place: Server, seeds: list[bytes]) -> None:
-    storm(place, seeds, range(-WARM_UP_FILES, 0))
+    send_damaged_files(place, seeds, range(-WARM_UP_FILES, 0))
     pids = {process.pid for process in processes(place)}
     before, fork_server_before = resident_bytes(place)
-    answers: Answers = storm(place, seeds, range(FILES))
+    answers: Answers = send_damaged_files(place, seeds, range(FILES))
     after, fork_server_after = resident_bytes(place)
     assert answers.wrong == []
     assert sum(answers.statuses.values()) == FILES

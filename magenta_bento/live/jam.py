@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from magenta_bento.audio.encode import encode_off_loop, make_stream_encoder
-from magenta_bento.audio.formats import StreamFormat
+from magenta_bento.audio.formats import FRAME_MS, StreamFormat
 from magenta_bento.audio.tags import Tags
 from magenta_bento.controls import seed_or_random
 from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
@@ -139,7 +139,7 @@ class Jam(LiveProtocol):
         encoder = make_stream_encoder(StreamFormat(started.format), tags)
         telling = asyncio.create_task(self._tell_stats())
         try:
-            async for pcm in self.session.chunks(started.chunk_ms // messages.FRAME_MS):
+            async for pcm in self.session.chunks(started.chunk_ms // FRAME_MS):
                 data = await encode_off_loop(encoder, pcm)
                 if data:
                     await self.connection.send_bytes(data)
