@@ -1,4 +1,4 @@
-"""The ``magenta-bento`` command: settings, models, plan, serve.
+"""The ``magenta-bento`` command: settings, controls, models, plan, serve.
 
 Exit codes: 0 for success, 1 for a failure that one sentence on stderr explains, 2 for a command
 line that can't be understood.
@@ -56,6 +56,16 @@ def settings(markdown: bool) -> None:
         (row.variable, row.value, row.source, row.default, row.meaning)
         for row in describe(Settings.from_env())
     ]
+    click.echo(_table([head, *rows]))
+
+
+@main.command("controls")
+def list_controls() -> None:
+    """Every control of music: name, default, values, meaning."""
+    from magenta_bento import controls
+
+    head = ("CONTROL", "DEFAULT", "VALUES", "MEANING")
+    rows = [(row.name, row.default, row.values, row.meaning) for row in controls.describe()]
     click.echo(_table([head, *rows]))
 
 
