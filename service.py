@@ -26,10 +26,11 @@ from magenta_bento.errors import MagentaBentoError
 from magenta_bento.metrics import Metrics
 from magenta_bento.runtime import Runtime
 from magenta_bento.style import Style
-from magenta_bento.web import cors, openapi, pages, sockets, untimed
+from magenta_bento.web import cors, openapi, pages, sockets
 from magenta_bento.web.access_log import AccessLogMiddleware
 from magenta_bento.web.admission import AdmissionMiddleware
-from magenta_bento.web.endpoint import Call, endpoint
+from magenta_bento.web.context import RequestContext
+from magenta_bento.web.endpoint import disable_bentoml_timeout, endpoint
 from magenta_bento.web.generation import MusicGenerator
 from magenta_bento.web.middleware import OneErrorShape
 from magenta_bento.web.progress import Progress
@@ -49,7 +50,8 @@ from magenta_bento.weights.catalog import choose
 from magenta_bento.weights.packed import packed_model
 
 SETTINGS = Settings.from_env()
-NO_TIMEOUT_S = 7 * 24 * 3600  # for those in front who read it; web.untimed takes it out here
+# BentoCloud's proxy reads this timeout; in the server itself disable_bentoml_timeout removes it.
+NO_TIMEOUT_S = 7 * 24 * 3600
 
 AudioFile = Annotated[Path, ContentType("audio/mpeg")]
 AudioBytes = Annotated[bytes, ContentType("audio/mpeg")]
@@ -145,55 +147,55 @@ class MagentaBento:
         await asyncio.to_thread(self.runtime.shut_down)
 
     @endpoint("/generate/text", TextRequest, returns=AudioFile)
-    async def generate_text(self, request: TextRequest, call: Call) -> Response:
+    async def generate_text(self, request: TextRequest, context: RequestContext) -> Response:
         """Music from a text prompt."""
-        await self._generator.check(request, call)
+        await self._generator.check(request, context)
         return await self._generator.respond_with_file(
-            request, await self._generator.embed_text(request), call
+            request, await self._generator.embed_text(request), context
         )
 
     @endpoint("/generate/audio", AudioRequest, returns=AudioFile)
-    async def generate_audio(self, request: AudioRequest, call: Call) -> Response:
+    async def generate_audio(self, request: AudioRequest, context: RequestContext) -> Response:
         """Music in the style of an audio file, with a text prompt mixed in if there is one."""
-        await self._generator.check(request, call)
+        await self._generator.check(request, context)
         return await self._generator.respond_with_file(
-            request, await self._generator.embed_audio(request), call
+            request, await self._generator.embed_audio(request), context
         )
 
     @endpoint("/generate/blend", BlendRequest, returns=AudioFile)
-    async def generate_blend(self, request: BlendRequest, call: Call) -> Response:
+    async def generate_blend(self, request: BlendRequest, context: RequestContext) -> Response:
         """Music from several text and audio prompts, each with its weight."""
-        await self._generator.check(request, call)
+        await self._generator.check(request, context)
         return await self._generator.respond_with_file(
-            request, await self._generator.embed_blend(request), call
+            request, await self._generator.embed_blend(request), context
         )
 
     @endpoint("/stream/text", StreamTextRequest, returns=AudioBytes, streams=True)
-    async def stream_text(self, request: StreamTextRequest, call: Call) -> Response:
+    async def stream_text(self, request: StreamTextRequest, context: RequestContext) -> Response:
         """Music from a text prompt, sent while it is made."""
-        await self._generator.check(request, call)
+        await self._generator.check(request, context)
         return await self._generator.respond_with_stream(
-            request, await self._generator.embed_text(request), call
+            request, await self._generator.embed_text(request), context
         )
 
     @endpoint("/stream/audio", StreamAudioRequest, returns=AudioBytes, streams=True)
-    async def stream_audio(self, request: StreamAudioRequest, call: Call) -> Response:
+    async def stream_audio(self, request: StreamAudioRequest, context: RequestContext) -> Response:
         """Music in the style of an audio file, sent while it is made."""
-        await self._generator.check(request, call)
+        await self._generator.check(request, context)
         return await self._generator.respond_with_stream(
-            request, await self._generator.embed_audio(request), call
+            request, await self._generator.embed_audio(request), context
         )
 
     @endpoint("/stream/blend", StreamBlendRequest, returns=AudioBytes, streams=True)
-    async def stream_blend(self, request: StreamBlendRequest, call: Call) -> Response:
+    async def stream_blend(self, request: StreamBlendRequest, context: RequestContext) -> Response:
         """Music from several weighted prompts, sent while it is made."""
-        await self._generator.check(request, call)
+        await self._generator.check(request, context)
         return await self._generator.respond_with_stream(
-            request, await self._generator.embed_blend(request), call
+            request, await self._generator.embed_blend(request), context
         )
 
     @endpoint("/prompts/audio", EmbedAudioRequest, returns=Shelved)
-    async def shelve_audio(self, request: EmbedAudioRequest, call: Call) -> Response:
+    async def shelve_audio(self, request: EmbedAudioRequest, context: RequestContext) -> Response:
         """Keeps an audio prompt for a day, under an id that /ws/jam takes."""
         (upload,) = request.uploads("audio_file")
         prompter = self.runtime.loaded.prompter
@@ -202,14 +204,14 @@ class MagentaBento:
         return JSONResponse({"audio_id": audio_id, "filename": upload.filename})
 
     @endpoint("/embed/text", EmbedTextRequest, returns=Embedded)
-    async def embed_text(self, request: EmbedTextRequest, call: Call) -> Response:
+    async def embed_text(self, request: EmbedTextRequest, context: RequestContext) -> Response:
         """The style embedding of a text prompt, and its tokens."""
         prompter = self.runtime.loaded.prompter
         style = await prompter.text(request.prompt, use_mapper=request.use_mapper)
         return _embedded(style, prompt=request.prompt)
 
     @endpoint("/embed/audio", EmbedAudioRequest, returns=Embedded)
-    async def embed_audio(self, request: EmbedAudioRequest, call: Call) -> Response:
+    async def embed_audio(self, request: EmbedAudioRequest, context: RequestContext) -> Response:
         """The style embedding of an audio file, and its tokens."""
         (upload,) = request.uploads("audio_file")
         style = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
@@ -231,7 +233,7 @@ def _service() -> Any:
     return MagentaBento
 
 
-untimed.install()
+disable_bentoml_timeout()
 os.environ["FORWARDED_ALLOW_IPS"] = ""  # else uvicorn believes all on this machine; access decides
 tracing.configure()
 # From the outermost to the innermost.

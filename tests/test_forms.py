@@ -23,6 +23,7 @@ from magenta_bento.errors import (
     UnsupportedMedia,
 )
 from magenta_bento.web import forms
+from magenta_bento.web.bodies import OVERHEAD_BYTES
 from magenta_bento.web.requests import (
     ApiRequest,
     AudioRequest,
@@ -277,7 +278,7 @@ def test_the_bound_is_for_all_files_together() -> None:
 
 @pytest.mark.parametrize("how", ["data", "json"])
 def test_a_body_without_files_has_a_smaller_bound(how: str) -> None:
-    fields: Any = {"prompt": "x" * forms.OVERHEAD_BYTES}
+    fields: Any = {"prompt": "x" * OVERHEAD_BYTES}
     with pytest.raises(PayloadTooLarge):
         read(EmbedTextRequest, sent(**{how: fields}))
 

@@ -1,10 +1,10 @@
 """How an API method is published: its body parsed, its errors answered, its client watched.
 
     @endpoint("/generate/text", TextRequest)
-    async def generate_text(self, request: TextRequest, call: Call) -> Response: ...
+    async def generate_text(self, request: TextRequest, context: RequestContext) -> Response: ...
 
 Invariant: nothing that a method raises leaves as anything but the one error shape, and a
-method can have its work cancelled when the client goes (:meth:`Call.when_gone`).
+method can have its work cancelled when the client leaves (:meth:`RequestContext.on_disconnect`).
 """
 
 from __future__ import annotations
@@ -16,59 +16,21 @@ from contextlib import suppress
 from typing import Any, Concatenate, TypeVar
 
 import bentoml
+from bentoml._internal.server.http import traffic
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from magenta_bento.access.budget import AudioBudget
 from magenta_bento.errors import ServiceError
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.forms import parsed
 from magenta_bento.web.requests import ApiRequest
-from magenta_bento.web.responses import error_response
+from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST, error_response
 
 log = logging.getLogger("magenta_bento")
 
-STATUS_CLIENT_GONE = 499  # nginx's word for it; nobody is left to read it, but logs are
-
 R = TypeVar("R", bound=ApiRequest)
-Method = Callable[Concatenate[Any, R, "Call", ...], Awaitable[Response]]
-
-
-class ClientGone(Exception):
-    """The client left while its answer was being made."""
-
-
-class Call:
-    """One request being served.
-
-    Args:
-      context: Who asks; what is made for them is noted there.
-      budget: Charges them for music.
-    """
-
-    def __init__(self, context: RequestContext, budget: AudioBudget) -> None:
-        self.context = context
-        self.budget = budget
-        self._cancels: list[Callable[[], None]] = []
-        self._gone = False
-
-    def when_gone(self, cancel: Callable[[], None]) -> None:
-        """Has something cancelled once the client has left, or at once if it has already."""
-        self._cancels.append(cancel)
-        if self._gone:
-            cancel()
-
-    async def watch(self, request: Request) -> None:
-        """Waits for the client to leave, and cancels."""
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        self.cancel()
-
-    def cancel(self) -> None:
-        """Cancels what was begun for this request, and what still will be."""
-        self._gone = True
-        for cancel in self._cancels:
-            cancel()
+Method = Callable[Concatenate[Any, R, RequestContext, ...], Awaitable[Response]]
 
 
 def endpoint(
@@ -87,11 +49,11 @@ def endpoint(
         async def serve(self: Any, request: Request) -> Any:
             try:
                 async with parsed(request, model, self.settings) as body:
-                    return await _watched(method, self, body, request)
+                    return await _cancelled_on_disconnect(method, self, body, request)
             except ServiceError as error:
                 return error_response(error)
-            except (ClientDisconnect, ClientGone):
-                return Response(status_code=STATUS_CLIENT_GONE)
+            except ClientDisconnect:
+                return Response(status_code=STATUS_CLIENT_CLOSED_REQUEST)
             except Exception:
                 log.exception("an unexpected error in %s", route)
                 return error_response(ServiceError("an unexpected error; the server's log has it"))
@@ -108,17 +70,38 @@ def endpoint(
     return publish
 
 
-async def _watched(method: Method[R], service: Any, body: R, request: Request) -> Response:
-    """Runs a method while watching for the client's going."""
+async def _cancelled_on_disconnect(
+    method: Method[R], service: Any, body: R, request: Request
+) -> Response:
+    """Runs a method, and has what it began cancelled when the client leaves."""
     context = RequestContext.from_scope(request.scope)
-    call = Call(context, AudioBudget(service.runtime.access.limits, context.client.id))
-    watcher = asyncio.create_task(call.watch(request))
+    watcher = asyncio.create_task(context.watch(request.receive))
     try:
-        return await method(service, body, call)
+        return await method(service, body, context)
     except BaseException:
-        call.cancel()  # nobody will read what it has begun
+        context.cancel()  # nobody will read the answer that the method had begun
         raise
     finally:
         watcher.cancel()
         with suppress(asyncio.CancelledError):
             await watcher
+
+
+class NoTimeoutMiddleware:
+    """ASGI middleware in the place of BentoML's ``TimeoutMiddleware``: passes every request on.
+
+    Bodies, queues, decoders and slow readers each have a bound of their own. BentoML's timeout
+    would cut long generations off and can't be switched off, and BentoML 1.4.39 never cancels its
+    timer: each request, refused ones too, would be kept in memory until the timeout has passed.
+    """
+
+    def __init__(self, app: ASGIApp, **_: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+def disable_bentoml_timeout() -> None:
+    """For the service that is made next; BentoML looks the class up when it builds its app."""
+    traffic.TimeoutMiddleware = NoTimeoutMiddleware  # type: ignore[misc, assignment]

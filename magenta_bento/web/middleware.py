@@ -25,7 +25,7 @@ _PHRASES = {status.value: status.phrase.lower() for status in HTTPStatus}
 
 
 class OneErrorShape:
-    """ASGI middleware; see the module."""
+    """ASGI middleware: gives the errors of BentoML and Starlette the shape of ours."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -64,8 +64,8 @@ def _is_foreign(start: Message) -> bool:
 
 async def _send_instead(scope: Scope, start: Message, receive: Receive, send: Send) -> None:
     phrase = _PHRASES.get(start["status"], "error")  # 499, for one, is no standard's
-    told = f"{scope['method']} {scope['path']}: {phrase}"
-    body = {"error": told, "type": phrase.replace(" ", "_"), "detail": []}
+    message = f"{scope['method']} {scope['path']}: {phrase}"
+    body = {"error": message, "type": phrase.replace(" ", "_"), "detail": []}
     headers = _kept(start)
     if start["status"] == HTTPStatus.METHOD_NOT_ALLOWED and scope["path"] in BY_QUERY:
         headers["allow"] = "GET, POST"  # each of the two routers knows of one

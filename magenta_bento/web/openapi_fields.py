@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from magenta_bento.web.forms import JSON, MULTIPART, URLENCODED
+from magenta_bento.web.bodies import JSON, MULTIPART, URLENCODED
 from magenta_bento.web.requests import MAX_PROMPT_CHARS, MAX_TEXT_PROMPTS
 
 Schema = dict[str, Any]

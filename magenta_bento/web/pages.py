@@ -80,11 +80,11 @@ def make_app(
             await asyncio.to_thread(runtime().exposition), media_type=CONTENT_TYPE_LATEST
         )
 
-    async def progressed(request: Request) -> Response:
+    async def request_progress(request: Request) -> Response:
         client = RequestContext.from_scope(request.scope).client.id
         try:
             engine = runtime().loaded.engine
-            return JSONResponse(progress.tell(client, request.path_params["request_id"], engine))
+            return JSONResponse(progress.report(client, request.path_params["request_id"], engine))
         except ServiceError as error:
             return error_response(error)
 
@@ -104,7 +104,7 @@ def make_app(
         routes=[
             Route("/", index),
             Route("/health", health),
-            Route(REQUESTS, progressed),
+            Route(REQUESTS, request_progress),
             *([Route(METRICS, metrics)] if with_metrics else []),
             Route("/docs", swagger),
             Route("/redoc", redoc),

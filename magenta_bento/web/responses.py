@@ -16,6 +16,7 @@ from magenta_bento.audio.formats import AudioFormat
 from magenta_bento.errors import ServiceError
 
 MAX_FILENAME_CHARS = 60
+STATUS_CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it, but the log keeps it
 
 
 def error_response(error: ServiceError) -> JSONResponse:

@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from magenta_bento.access.budget import AudioBudget
 from magenta_bento.errors import NotReady
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
@@ -32,7 +31,7 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
     """The routes of live music.
 
     Args:
-      runtime: Gives the server's runtime, which is made after this.
+      runtime: Returns the server's runtime, which is made after the routes.
     """
 
     async def serve(
@@ -46,14 +45,12 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
             await connection.close(error.close_code, error.message)
             return
         context = RequestContext.from_scope(socket.scope)
-        client = context.client.id
-        budget = AudioBudget(runtime().access.limits, client)
         session = LiveSession(
             loaded.engine,
             loaded.prompter,
-            client,
-            budget,
-            on_stream=context.plays,
+            context.client.id,
+            context.budget,
+            on_stream=context.attach_stream,
             on_underrun=runtime().metrics.underruns.inc,
         )
         await protocol(connection, session, loaded).run()
