@@ -30,15 +30,19 @@ class AudioBudget:
         self._reserved_s = 0.0
         self._charged_s = 0
 
-    async def check(self, seconds: float) -> None:
-        """Refuses what the budget does not hold; 0 seconds are music without an end.
+    async def check(self, seconds: float | None) -> None:
+        """Refuses music for which the budget is too small.
+
+        Args:
+          seconds: How long it is to be; None for music without an end, of which one slice must
+            be left.
 
         Raises:
-          AudioBudgetSpent: It does not.
+          AudioBudgetSpent: The budget is too small.
           LimitsUnknown: The store is down, and the setting says that nothing passes then.
         """
-        self._whole_s = seconds or math.inf
-        await self._limits.check_audio(self._client, seconds or SLICE_S)
+        self._whole_s = math.inf if seconds is None else seconds
+        await self._limits.check_audio(self._client, SLICE_S if seconds is None else seconds)
 
     async def charge(self, seconds: float) -> None:
         """Charges for a whole piece; raises as :meth:`check`."""

@@ -15,6 +15,9 @@ from starlette.types import Scope
 
 IPV6_CUSTOMER_BITS = 64  # what one customer gets (RFC 6177): one person, not 2**64
 KEY_PARAMETER = "key"
+KEY_HEADER = "X-API-Key"
+BEARER_HEADER = "Authorization"
+LYRIA_KEY_HEADER = "X-Goog-API-Key"
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -78,17 +81,17 @@ def address_of(scope: Scope, trusted_proxies: Sequence[Network]) -> Address | No
 def presented_key(scope: Scope) -> str | None:
     """The key that a request presents; None if it presents none.
 
-    Looked for in ``X-API-Key``, ``Authorization: Bearer``, ``x-goog-api-key`` (Lyria's clients),
+    Looked for in ``X-API-Key``, ``Authorization: Bearer``, ``X-Goog-API-Key`` (Lyria's clients),
     and, as neither a browser's WebSocket nor an ``<audio>`` can send a header, in ``?key=`` of
     a WebSocket and of GET.
     """
     headers = Headers(scope=scope)
-    if key := headers.get("x-api-key"):
+    if key := headers.get(KEY_HEADER):
         return key
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    scheme, _, credentials = headers.get(BEARER_HEADER, "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
-    if key := headers.get("x-goog-api-key"):
+    if key := headers.get(LYRIA_KEY_HEADER):
         return key
     if scope["type"] == "websocket" or scope.get("method") == "GET":
         query = scope["query_string"].decode("latin-1")

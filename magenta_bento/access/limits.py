@@ -22,6 +22,9 @@ from magenta_bento.config import Settings
 from magenta_bento.errors import AudioBudgetSpent, LimitsUnknown, RateLimited
 from magenta_bento.metrics import Metrics
 
+RATE_LIMIT_HEADER = "RateLimit"
+POLICY_HEADER = "RateLimit-Policy"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -186,8 +189,8 @@ class Limits:
         policies = [*self._requests, *([self._audio] if self._audio else [])]
         if not policies:
             return {}
-        policy = {"RateLimit-Policy": ", ".join(each.header_member for each in policies)}
-        return {**policy, "RateLimit": ", ".join(left.values())} if left else policy
+        policy = {POLICY_HEADER: ", ".join(each.header_member for each in policies)}
+        return {**policy, RATE_LIMIT_HEADER: ", ".join(left.values())} if left else policy
 
 
 def _left(policy: Policy, stats: WindowStats | None, granted: bool) -> str:

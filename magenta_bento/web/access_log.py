@@ -21,17 +21,16 @@ from magenta_bento import logs, tracing
 from magenta_bento.engine.stream import Phase
 from magenta_bento.errors import ServiceError
 from magenta_bento.runtime import Runtime
-from magenta_bento.web.context import REQUEST_ID_HEADER, RequestContext
+from magenta_bento.web.context import RequestContext
+from magenta_bento.web.headers import CONTENT_SECURITY_POLICY, PROTECTION, REQUEST_ID
 from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST
-from magenta_bento.web.routes import METRICS, OPEN, route_of
+from magenta_bento.web.routes import ApiKey, route_of
 
 log = logging.getLogger("magenta_bento.access")
 
 SWITCHING_PROTOCOLS = 101
 MAX_PATH_CHARS = 200
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
-POLICY_HEADER = "Content-Security-Policy"
-PROTECTION = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _LINE_START = ("method", "route", "path", "status")
 _STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
@@ -63,16 +62,16 @@ class AccessLogMiddleware:
                 context.status = message.get("status", SWITCHING_PROTOCOLS)
                 message.setdefault("headers", [])
                 headers = MutableHeaders(raw=list(message["headers"]))
-                policies = [headers.get(POLICY_HEADER), frame_ancestors]
-                headers[POLICY_HEADER] = "; ".join(filter(None, policies))
-                headers.update({**PROTECTION, REQUEST_ID_HEADER: context.id})
+                policies = [headers.get(CONTENT_SECURITY_POLICY), frame_ancestors]
+                headers[CONTENT_SECURITY_POLICY] = "; ".join(filter(None, policies))
+                headers.update({**PROTECTION, REQUEST_ID.name: context.id})
                 for name, value in context.headers.items():
                     # An error response that names the limit it exceeded keeps its own headers.
                     headers.setdefault(name, value)
                 message["headers"] = headers.raw
             await send(message)
 
-        open_requests = runtime.metrics.open_requests.labels(context.route)
+        open_requests = runtime.metrics.open_requests.labels(context.route.label)
         open_requests.inc()
         try:
             await self.app(scope, receive, send_with_headers)
@@ -96,12 +95,12 @@ def _count(context: RequestContext, scope: Scope, runtime: Runtime) -> None:
     metrics = runtime.metrics
     method = scope.get("method", "GET")
     metrics.requests.labels(
-        context.route,
+        context.route.label,
         method if method in METHODS else "other",
         str(context.status or STATUS_CLIENT_CLOSED_REQUEST),
         context.client.key,
     ).inc()
-    metrics.request_seconds.labels(context.route).observe(time.monotonic() - context.started)
+    metrics.request_seconds.labels(context.route.label).observe(time.monotonic() - context.started)
     if context.audio_s:
         metrics.audio_seconds.labels(context.client.key).inc(context.audio_s)
 
@@ -116,10 +115,10 @@ def _trace(context: RequestContext) -> None:
 
 
 def _write(context: RequestContext, scope: Scope, *, with_prompt: bool) -> None:
-    is_probe = context.route in (*OPEN, METRICS)
+    is_page_or_probe = context.route.api_key is not ApiKey.ALWAYS
     fields: dict[str, Any] = {
         "method": scope.get("method", "WEBSOCKET"),
-        "route": context.route,
+        "route": context.route.label,
         "path": quote(scope["path"])[:MAX_PATH_CHARS],
         "status": context.status or STATUS_CLIENT_CLOSED_REQUEST,
         "seconds": round(time.monotonic() - context.started, 3),
@@ -143,4 +142,4 @@ def _write(context: RequestContext, scope: Scope, *, with_prompt: bool) -> None:
     pairs = {name: value for name, value in fields.items() if name not in _LINE_START}
     text = " ".join(f"{name}={value!r}" for name, value in pairs.items() if value != "")
     line = f"{fields['method']} {fields['path']} {fields['status']} {text} id={context.id}"
-    log.log(logging.DEBUG if is_probe else logging.INFO, line, extra=fields)
+    log.log(logging.DEBUG if is_page_or_probe else logging.INFO, line, extra=fields)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from magenta_bento import tracing
 from magenta_bento.access.budget import AudioBudget
-from magenta_bento.access.clients import client_of, presented_key
+from magenta_bento.access.clients import KEY_HEADER, client_of, presented_key
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.config import Settings
 from magenta_bento.errors import (
@@ -31,7 +31,6 @@ from magenta_bento.web.bodies import OVERHEAD_BYTES
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.progress import Progress
 from magenta_bento.web.responses import error_response
-from magenta_bento.web.routes import COSTLY, METRICS, OPEN
 
 
 class AdmissionMiddleware:
@@ -58,7 +57,7 @@ class AdmissionMiddleware:
             try:
                 with tracing.tracer.start_as_current_span("admission"):
                     await _admit(scope, context, runtime)
-                if context.route in COSTLY:
+                if context.route.counted:
                     stack.enter_context(runtime.access.concurrency.acquire(context.client.id))
                     stack.enter_context(self._progress.track(context))
             except ServiceError as error:
@@ -80,18 +79,14 @@ async def _admit(scope: Scope, context: RequestContext, runtime: Runtime) -> Non
     try:
         _check_origin(scope, settings)
         _check_size(scope, settings)
-        if access.keys is not None and not _is_open(context.route, settings):
+        if access.keys is not None and not context.route.is_open(settings):
             context.client = context.client.with_key(await _key_name(scope, access.keys))
     except ServiceError as error:
         runtime.metrics.refused.labels(error.type).inc()
         raise
     context.budget = AudioBudget(access.limits, context.client.id)
-    if context.route in COSTLY:
+    if context.route.counted:
         context.headers |= await access.limits.request(context.client.id)
-
-
-def _is_open(route: str, settings: Settings) -> bool:
-    return route in OPEN or (route == METRICS and settings.metrics_without_key)
 
 
 def _check_origin(scope: Scope, settings: Settings) -> None:
@@ -123,5 +118,5 @@ async def _key_name(scope: Scope, keys: KeyRing) -> str:
     name = None if presented is None else await keys.name_of(presented)
     if name is None:
         problem = "an API key is needed" if presented is None else "the API key is not known"
-        raise Unauthorized(f"{problem}: send it as X-API-Key or as a bearer token")
+        raise Unauthorized(f"{problem}: send it as {KEY_HEADER} or as a bearer token")
     return name

@@ -21,10 +21,11 @@ from magenta_bento.access.budget import AudioBudget
 from magenta_bento.access.clients import Client
 from magenta_bento.engine.spec import FRAME_S
 from magenta_bento.engine.stream import Stream
+from magenta_bento.web.headers import QUEUE_POSITION, REQUEST_ID, REQUEST_ID_CHARACTERS
+from magenta_bento.web.routes import Route
 
-REQUEST_ID_HEADER = "X-Request-ID"
 _SCOPE_KEY = "magenta_bento.context"
-_VALID_ID = re.compile(r"[A-Za-z0-9._~:+/=-]{1,128}")
+_VALID_ID = re.compile(REQUEST_ID_CHARACTERS)
 
 UNKNOWN = Client("", "", "")
 
@@ -35,7 +36,7 @@ class RequestContext:
 
     Attributes:
       id: The request's id: the client's own, if it sent a valid one.
-      route: The name of its route, "other" if the server has no such route.
+      route: Its route; ``routes.UNKNOWN`` if the server has no such route.
       client: Who sent it; ``UNKNOWN`` until the admission middleware has looked.
       started: When it arrived, by ``time.monotonic``.
       budget: Charges the client for music; set by the admission middleware.
@@ -48,7 +49,7 @@ class RequestContext:
     """
 
     id: str
-    route: str
+    route: Route
     client: Client = UNKNOWN
     started: float = field(default_factory=time.monotonic)
     budget: AudioBudget = field(init=False, repr=False, compare=False)
@@ -63,9 +64,9 @@ class RequestContext:
     _cancels: list[Callable[[], None]] = field(default_factory=list)
 
     @classmethod
-    def create(cls, scope: Scope, route: str) -> RequestContext:
+    def create(cls, scope: Scope, route: Route) -> RequestContext:
         """Makes the context of a request and stores it in its scope."""
-        sent_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        sent_id = Headers(scope=scope).get(REQUEST_ID.name, "")
         request_id = sent_id if _VALID_ID.fullmatch(sent_id) else secrets.token_hex(16)
         context = cls(request_id, route)
         scope[_SCOPE_KEY] = context
@@ -93,7 +94,7 @@ class RequestContext:
             self._frames_of_earlier_streams += self.stream.frames_made
         self.stream = stream
         self.queue_position = position or 0
-        self.headers["X-Queue-Position"] = str(self.queue_position)
+        self.headers[QUEUE_POSITION.name] = str(self.queue_position)
 
     def on_disconnect(self, cancel: Callable[[], None]) -> None:
         """Calls ``cancel`` once the client has left, or at once if it has left already."""

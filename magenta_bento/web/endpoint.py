@@ -1,6 +1,6 @@
 """How an API method is published: its body parsed, its errors answered, its client watched.
 
-    @endpoint("/generate/text", TextRequest)
+    @endpoint(routes.GENERATE_TEXT)
     async def generate_text(self, request: TextRequest, context: RequestContext) -> Response: ...
 
 Invariant: nothing that a method raises leaves as anything but the one error shape, and a
@@ -13,19 +13,23 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Concatenate, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, TypeVar
 
 import bentoml
 from bentoml._internal.server.http import traffic
+from bentoml.validators import ContentType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.errors import ServiceError
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.forms import parsed
 from magenta_bento.web.requests import ApiRequest
 from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST, error_response
+from magenta_bento.web.routes import Route
 
 log = logging.getLogger("magenta_bento")
 
@@ -33,19 +37,20 @@ R = TypeVar("R", bound=ApiRequest)
 Method = Callable[Concatenate[Any, R, RequestContext, ...], Awaitable[Response]]
 
 
-def endpoint(
-    route: str, model: type[R], returns: Any, *, streams: bool = False
-) -> Callable[[Method[R]], Any]:
+def endpoint(route: Route) -> Callable[[Method[Any]], Any]:
     """Publishes a method as a BentoML API.
 
     Args:
-      route: Its path.
-      model: The type of its body.
-      returns: What BentoML publishes as the answer: an annotation.
-      streams: Whether BentoML's client should read the answer as it comes.
-    """
+      route: Its path, the type of its body, what it answers and what it does.
 
-    def publish(method: Method[R]) -> Any:
+    Raises:
+      ValueError: The route has no body.
+    """
+    model = route.request
+    if model is None:
+        raise ValueError(f"{route.path} has no body")
+
+    def publish(method: Method[Any]) -> Any:
         async def serve(self: Any, request: Request) -> Any:
             try:
                 async with parsed(request, model, self.settings) as body:
@@ -55,19 +60,28 @@ def endpoint(
             except ClientDisconnect:
                 return Response(status_code=STATUS_CLIENT_CLOSED_REQUEST)
             except Exception:
-                log.exception("an unexpected error in %s", route)
+                log.exception("an unexpected error in %s", route.path)
                 return error_response(ServiceError("an unexpected error; the server's log has it"))
 
         serve.__name__ = method.__name__
         serve.__qualname__ = method.__qualname__
         serve.__module__ = method.__module__
-        serve.__doc__ = method.__doc__
-        serve.__annotations__ = {"request": Request, "return": returns}
-        api = bentoml.api(route=route, input_spec=model)(serve)
-        api.is_stream = streams
+        serve.__doc__ = route.summary
+        serve.__annotations__ = {"request": Request, "return": _annotation(route)}
+        api = bentoml.api(route=route.path, input_spec=model)(serve)
+        api.is_stream = route.makes_stream
         return api
 
     return publish
+
+
+def _annotation(route: Route) -> Any:
+    """What BentoML publishes as the answer of a route."""
+    if route.makes_stream:
+        return Annotated[bytes, ContentType(StreamFormat.mp3.media_type)]
+    if route.makes_music:
+        return Annotated[Path, ContentType(AudioFormat.mp3.media_type)]
+    return route.answer
 
 
 async def _cancelled_on_disconnect(

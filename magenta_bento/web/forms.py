@@ -23,6 +23,7 @@ from starlette.requests import Request
 from magenta_bento.access.clients import KEY_PARAMETER
 from magenta_bento.config import Settings
 from magenta_bento.errors import InvalidInput, Problem, shorten
+from magenta_bento.web.answers import MAX_PROBLEMS
 from magenta_bento.web.bodies import (
     JSON,
     MAX_FIELDS,
@@ -30,9 +31,8 @@ from magenta_bento.web.bodies import (
     read_form,
     read_without_files,
 )
-from magenta_bento.web.requests import ApiRequest, Upload
+from magenta_bento.web.requests import ApiRequest, Upload, is_list
 
-MAX_PROBLEMS = 20  # an answer does not grow with what is wrong
 # BentoML's own client writes form values as JSON, as no other client does.
 _BENTOML_CLIENT = "BentoML HTTP Client/"
 
@@ -128,14 +128,14 @@ def _validated(model: type[R], values: Values) -> R:
         if name not in model.model_fields:
             problems.append(_unknown(name, field_values[0]))
             continue
-        is_list = _is_list(model, name)
-        if problem := _misplaced(name, field_values, is_file=is_file, is_list=is_list):
+        takes_many = is_list(model.model_fields[name])
+        if problem := _misplaced(name, field_values, is_file=is_file, is_list=takes_many):
             problems.append(problem)
         elif is_file:
             uploads[name] = field_values
             # A path that names the upload and leads nowhere.
             names = [PurePath(upload.filename) for upload in field_values]
-            fields[name] = names if is_list else names[0]
+            fields[name] = names if takes_many else names[0]
         else:
             fields[name] = field_values if len(field_values) > 1 else field_values[0]
     faulty = {problem.field for problem in problems}
@@ -170,10 +170,6 @@ def _misplaced(name: str, values: list[Any], *, is_file: bool, is_list: bool) ->
     if len(values) > 1 and not is_list:
         return Problem(name, "must be given once", f"{len(values)} times")
     return None
-
-
-def _is_list(model: type[ApiRequest], name: str) -> bool:
-    return str(model.model_fields[name].annotation).startswith(("list", "typing.List"))
 
 
 def _problem(error: Mapping[str, Any]) -> Problem:

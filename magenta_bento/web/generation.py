@@ -37,6 +37,7 @@ from magenta_bento.runtime import DEMO_NOTE, Runtime
 from magenta_bento.style import Style
 from magenta_bento.timeline import constant
 from magenta_bento.tracing import record, tracer
+from magenta_bento.web import headers
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.requests import (
     AudioPrompt,
@@ -89,7 +90,9 @@ class MusicGenerator:
           Overloaded: Nobody else may wait.
           AudioBudgetSpent: The client has had its seconds of music.
         """
-        seconds = self.seconds(request)
+        seconds = request.seconds
+        if seconds is not None:
+            seconds = self._bounded_s(request, seconds)
         self._runtime.loaded.engine.check_room()
         await context.budget.check(seconds)
 
@@ -138,7 +141,7 @@ class MusicGenerator:
           ServiceError: The engine refuses, or the model or the encoder fails.
         """
         began = time.monotonic()
-        frames = frames_for(self.seconds(request))
+        frames = frames_for(self._bounded_s(request, request.seconds))
         stream = await self._begin(request, resolved, context, frames)
         await context.budget.charge(frames / FRAMES_PER_SECOND)
         tags = self._tags(resolved.title, stream.seed)
@@ -169,8 +172,8 @@ class MusicGenerator:
 
         Raises as :meth:`respond_with_file` does, before the first byte is sent.
         """
-        seconds = self.seconds(request)
-        frames = frames_for(seconds) if seconds else None
+        seconds = request.seconds
+        frames = None if seconds is None else frames_for(self._bounded_s(request, seconds))
         live = request.in_real_time
         stream = await self._begin(
             request,
@@ -195,13 +198,20 @@ class MusicGenerator:
             first = await anext(chunks)
         except StopAsyncIteration:
             raise ClientDisconnect from None
-        headers = {"X-Seed": str(stream.seed), "X-Model": self._runtime.files.name}
-        headers["Cache-Control"] = "no-store"
+        response_headers = {
+            headers.SEED.name: str(stream.seed),
+            headers.MODEL.name: self._runtime.files.name,
+            headers.CACHE_CONTROL: "no-store",
+        }
         if request.format is StreamFormat.pcm:
-            headers["X-Sample-Rate"] = str(SAMPLE_RATE_HZ)
-            headers["X-Channels"] = str(CHANNELS)
-            headers["X-Sample-Format"] = "s16le"
-        return StreamedAudio(first, chunks, stream.cancel, request.format.media_type, headers)
+            response_headers |= {
+                headers.SAMPLE_RATE.name: str(SAMPLE_RATE_HZ),
+                headers.CHANNEL_COUNT.name: str(CHANNELS),
+                headers.SAMPLE_FORMAT.name: headers.SAMPLE_FORMAT_NAME,
+            }
+        return StreamedAudio(
+            first, chunks, stream.cancel, request.format.media_type, response_headers
+        )
 
     async def _begin(
         self,
@@ -229,21 +239,18 @@ class MusicGenerator:
         context.prompt = resolved.title
         return stream
 
-    def seconds(self, request: GenerationRequest | StreamRequest) -> float:
-        """How long the music is to be; 0 for as long as somebody listens.
+    def _bounded_s(self, request: GenerationRequest | StreamRequest, seconds: float) -> float:
+        """How long music with an end is to be, within what a setting allows.
 
         Raises:
           InvalidInput: Longer than a setting allows.
         """
-        is_stream = isinstance(request, StreamRequest)
-        longest = self._settings.max_stream_duration if is_stream else self._settings.max_duration
+        longest = type(request).max_values(self._settings)["duration"]
         if "duration" not in request.model_fields_set:
-            return min(request.duration, longest)
-        if request.duration > longest:
-            raise InvalidInput.field(
-                "duration", f"must be at most {longest:g} seconds", request.duration
-            )
-        return request.duration
+            return min(seconds, longest)
+        if seconds > longest:
+            raise InvalidInput.field("duration", f"must be at most {longest:g} seconds", seconds)
+        return seconds
 
     def _tags(self, title: str, seed: int) -> Tags:
         demo = f"; {DEMO_NOTE}" if self._runtime.is_demo else ""
