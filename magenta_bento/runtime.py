@@ -16,7 +16,9 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, Field
 
 from magenta_bento import __version__
 from magenta_bento.access.control import AccessControl
@@ -71,6 +73,34 @@ class Loaded:
     prompter: Prompter
     device: str
     dtype: str
+
+
+class StreamCounts(BaseModel, extra="forbid"):
+    """How many streams play, can play at once, and wait."""
+
+    active: int = Field(ge=0)
+    capacity: int = Field(ge=0)
+    waiting: int = Field(ge=0)
+
+
+class LimitStore(BaseModel, extra="forbid"):
+    """Whether the shared store of the limits answers."""
+
+    store: Literal["up", "down"]
+
+
+class Health(BaseModel, extra="forbid", protected_namespaces=()):
+    """The state of the server; fields whose default is None may be absent."""
+
+    status: ServerPhase
+    models_loaded: bool
+    model: str
+    device: str | None
+    version: str
+    note: str | None = Field(None, description="Of the demo model.")
+    limits: LimitStore | None = None
+    dtype: str | None = None
+    streams: StreamCounts | None = None
 
 
 class Runtime:
@@ -133,31 +163,30 @@ class Runtime:
         """Whether requests are served."""
         return self.phase is ServerPhase.READY and not await self.access.refuses_all()
 
-    async def health(self) -> dict[str, object]:
-        """The body of /health."""
-        body: dict[str, object] = {
-            "status": self.phase.value,
-            "models_loaded": self._loaded is not None,
-            "model": self.files.name,
-            "device": self._loaded.device if self._loaded else None,
-            "version": __version__,
-        }
-        if self.is_demo:
-            body["note"] = DEMO_NOTE
+    async def health(self) -> Health:
+        """What /health answers."""
         store = self.access.store
+        store_state = None
         if store.shared:
-            body["limits"] = {"store": "up" if await store.answers() else "down"}
-        if self._loaded:
-            engine = self._loaded.engine
-            body |= {
-                "dtype": self._loaded.dtype,
-                "streams": {
-                    "active": engine.active,
-                    "capacity": engine.capacity,
-                    "waiting": engine.waiting,
-                },
-            }
-        return body
+            store_state = LimitStore(store="up" if await store.answers() else "down")
+        loaded = self._loaded
+        return Health(
+            status=self.phase,
+            models_loaded=loaded is not None,
+            model=self.files.name,
+            device=loaded.device if loaded else None,
+            version=__version__,
+            note=DEMO_NOTE if self.is_demo else None,
+            limits=store_state,
+            dtype=loaded.dtype if loaded else None,
+            streams=StreamCounts(
+                active=loaded.engine.active,
+                capacity=loaded.engine.capacity,
+                waiting=loaded.engine.waiting,
+            )
+            if loaded
+            else None,
+        )
 
     def exposition(self) -> bytes:
         """The body of /metrics."""

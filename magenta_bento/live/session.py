@@ -107,7 +107,7 @@ class LiveSession:
         """
         await self.stop()
         self._engine.check_room()
-        await self._budget.check(0)
+        await self._budget.check(None)
         lead_frames = max(3, round(lead_s * FRAMES_PER_SECOND))
         in_engine = min(MAX_ENGINE_LEAD_FRAMES, max(1, lead_frames // ENGINE_LEAD_SHARE))
         spec = StreamSpec(
