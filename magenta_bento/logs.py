@@ -22,7 +22,8 @@ from magenta_bento.errors import ServiceError
 TEXT_FORMAT = "%(asctime)s [%(levelname)s] %(message)s"
 JSON_FIELDS = ["levelname", "name", "message"]
 PACKAGE = "magenta_bento"
-OTHERS = ("", "bentoml", "uvicorn.error", "circus")  # loggers that BentoML gives handlers
+# bentoml: the loggers that it gives handlers.
+OTHERS = ("", "bentoml", "uvicorn.error", "circus")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -31,7 +32,8 @@ class _WithIds(logging.Filter):
     """Puts the ids of the request and of its trace on each line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.__dict__.pop("request_id", None)  # BentoML's is a number of its own
+        # bentoml: its own filter puts a number of its own on each record, under this name.
+        record.__dict__.pop("request_id", None)
         if current := request_id.get():
             record.request_id = current
         context = trace.get_current_span().get_span_context()
@@ -63,7 +65,7 @@ class _Json(JsonFormatter):
         super().__init__(
             JSON_FIELDS,
             rename_fields={"levelname": "level", "name": "logger"},
-            # What BentoML's own filter puts on a record.
+            # bentoml: what its own filter puts on a record.
             reserved_attrs=[
                 *logging.makeLogRecord({}).__dict__,
                 *("levelname_bracketed", "component", "trace_msg", "service_name", "message"),

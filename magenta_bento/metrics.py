@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-# BentoML has its workers count in files that are mapped into memory. There is one worker here;
+# bentoml: its workers count in files that are mapped into memory. There is one worker here;
 # on a full disk a write to such a page would be its end (SIGBUS), and the figures of a worker
 # that died would be added to those of its successor.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping
 
+# bentoml: no public call sets the tracer provider of the spans that it makes.
 from bentoml._internal.configuration.containers import BentoMLContainer
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -54,7 +55,7 @@ def configure(
     provider = TracerProvider(resource=Resource.create({SERVICE_VERSION: __version__}))
     provider.add_span_processor(_WithoutChunks(exporter or OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    # BentoML makes the span of each request with a provider of its own, from a configuration
+    # bentoml: it makes the span of each request with a provider of its own, from a configuration
     # file that can't be given in the environment; ours would be children of nothing.
     BentoMLContainer.tracer_provider.set(provider)
     return provider

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Annotated, Any, Concatenate, TypeVar
 
 import bentoml
+
+# bentoml: its timeout has no setting that switches it off.
 from bentoml._internal.server.http import traffic
 from bentoml.validators import ContentType
 from starlette.requests import ClientDisconnect, Request
@@ -69,6 +71,7 @@ def endpoint(route: Route) -> Callable[[Method[Any]], Any]:
         serve.__doc__ = route.summary
         serve.__annotations__ = {"request": Request, "return": _annotation(route)}
         api = bentoml.api(route=route.path, input_spec=model)(serve)
+        # bentoml: it tells a stream from the annotation only where a method is a generator.
         api.is_stream = route.makes_stream
         return api
 

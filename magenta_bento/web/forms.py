@@ -33,7 +33,7 @@ from magenta_bento.web.bodies import (
 )
 from magenta_bento.web.requests import ApiRequest, Upload, is_list
 
-# BentoML's own client writes form values as JSON, as no other client does.
+# bentoml: its own client writes form values as JSON, as no other client does.
 _BENTOML_CLIENT = "BentoML HTTP Client/"
 
 # Pydantic's wording, made to follow a field's name.

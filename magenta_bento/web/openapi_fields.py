@@ -59,7 +59,7 @@ def _canonical(field: Schema, definitions: Schema) -> Schema:
     field = {k: v for k, v in field.items() if k not in ("ge", "le")}  # beside minimum, maximum
     if field.get("default", "") is None:
         del field["default"]  # absent, which is not the same as null
-    if field.get("type") == "file":  # BentoML's word for it
+    if field.get("type") == "file":  # bentoml: how its schema of a file differs from others
         rest = {k: v for k, v in field.items() if k not in ("content_type", "format")}
         media_type = field["content_type"]
         return {**rest, "type": "string", "format": "binary", "contentMediaType": media_type}

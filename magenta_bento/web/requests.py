@@ -17,6 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, BinaryIO, ClassVar, Union, get_args, get_origin
 
+# bentoml: the base of what an API takes; without it no type of ours could parse for itself.
 from _bentoml_sdk import IODescriptor
 from bentoml.validators import ContentType, FileSchema
 from pydantic import (
@@ -71,7 +72,7 @@ class Unparsed:
     """What BentoML takes for the parsed fields of a body, and hands on to the API method."""
 
     request: Request
-    model_fields = ("request",)  # what BentoML reads to know the method's arguments
+    model_fields = ("request",)  # bentoml: it reads the method's arguments from these
 
 
 def is_list(field: FieldInfo) -> bool:
@@ -116,6 +117,7 @@ class ApiRequest(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
 
     _uploads: dict[str, list[Upload]] = PrivateAttr(default_factory=dict)
 
+    # bentoml: it calls this instead of parsing the body.
     @classmethod
     async def from_http_request(cls, request: Request, serde: Any) -> Any:
         return Unparsed(request)

@@ -248,7 +248,7 @@ DOCS = _open("/docs")
 REDOC = _open("/redoc")
 DOCUMENT = _open("/docs.json")
 ASSETS = _open("/docs-assets", pattern="/docs-assets(/.*)?")
-# BentoML's own.
+# bentoml: what it serves by itself.
 LIVEZ, READYZ, HEALTHZ = _open("/livez"), _open("/readyz"), _open("/healthz")
 BENTOML_SCHEMA = _open("/schema.json")
 BENTOML_ASSETS = Route("/static_content", pattern="/static_content(/.*)?")

@@ -155,6 +155,7 @@ def choose(settings: Settings) -> ModelFiles:
 
 def _bentoml_models() -> Path:
     """BentoML's store outside of a Bento, as BentoML itself finds it."""
+    # bentoml: importing it, to ask, takes seconds.
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
 
 
