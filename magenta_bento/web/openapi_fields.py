@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from magenta_bento.config import Settings
+from magenta_bento.web.api_request import ApiRequest
 from magenta_bento.web.bodies import JSON, MULTIPART, URLENCODED
-from magenta_bento.web.requests import ApiRequest
 
 Schema = dict[str, Any]
 
@@ -140,8 +140,8 @@ def _in_a_form(field: Schema) -> Schema:
     if "enum" in field:
         return {**field, "enum": [*field["enum"], ""]}
     if field["type"] == "string":
-        shown = {k: v for k, v in field.items() if k != "minLength"}
-        return {**shown, "pattern": f"^$|{field['pattern']}"} if "pattern" in field else shown
+        field = {k: v for k, v in field.items() if k != "minLength"}
+        return {**field, "pattern": f"^$|{field['pattern']}"} if "pattern" in field else field
     return {**field, "type": [field["type"], "string"], "maxLength": 0}
 
 

@@ -19,6 +19,7 @@ from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.runtime import Health
 from magenta_bento.web import answers, requests
+from magenta_bento.web.api_request import ApiRequest
 
 PAGE = ("GET", "HEAD")  # Starlette answers HEAD wherever it answers GET
 BODY = ("POST",)
@@ -72,7 +73,7 @@ class Route:
     operation: str = ""
     tag: Tag = Tag.SERVER
     summary: str = ""
-    request: type[requests.ApiRequest] | None = None
+    request: type[ApiRequest] | None = None
     answer: type[BaseModel] | None = None
     audio: type[AudioFormat] | type[StreamFormat] | None = None
     other_paths: tuple[str, ...] = ()
