@@ -194,7 +194,7 @@ class MagentaBento:
 
 
 def _service() -> Any:
-    """What BentoML's decorator has made of the class, which type checkers don't see."""
+    """The class as the BentoML service that its decorator makes of it, unseen by type checkers."""
     return MagentaBento
 
 
