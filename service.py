@@ -58,8 +58,9 @@ NO_TIMEOUT_S = 7 * 24 * 3600
 
 
 def _by_query(route: routes.Route) -> Route:
-    """GET for a route of the API, for BentoML only ever routes POST."""
+    """GET for a route of the API."""
 
+    # bentoml: it only ever routes POST, and its methods take the request where forms are parsed.
     async def serve(request: Request) -> Response:
         method = getattr(bentoml.get_current_service(), route.operation)
         answer: Response = await method.local(request=request)
@@ -90,12 +91,12 @@ PAGES = pages.make_app(
 
 @bentoml.service(
     name="magenta-bento",
-    # For a distribution that it knows BentoML adds a compiler and git; all packages are wheels.
+    # bentoml: for a distribution that it knows it adds a compiler and git; all packages are wheels.
     image=bentoml.images.Image(base_image="python:3.11-slim-bookworm", distro="none"),
     # What BentoCloud starts it on. Where there is no GPU BentoML goes on without a word.
     resources={"gpu": 1, "gpu_type": "nvidia-l4"},
     traffic={"timeout": NO_TIMEOUT_S},
-    # BentoML would count by path, whatever path a client makes up, without a bound.
+    # bentoml: it would count by path, whatever path a client makes up, without a bound.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},  # web.access_log's line tells more
 )
@@ -193,12 +194,14 @@ class MagentaBento:
 
 
 def _service() -> Any:
-    """What BentoML's decorator has made of the class, which type checkers don't see."""
+    """The class as the BentoML service that its decorator makes of it, unseen by type checkers."""
     return MagentaBento
 
 
 disable_bentoml_timeout()
-os.environ["FORWARDED_ALLOW_IPS"] = ""  # else uvicorn believes all on this machine; access decides
+# bentoml: it starts uvicorn, which would believe the X-Forwarded-For of any proxy on this machine.
+# Which proxies are believed is for TRUSTED_PROXIES to say, and access.clients reads the header.
+os.environ["FORWARDED_ALLOW_IPS"] = ""
 tracing.configure()
 # From the outermost to the innermost.
 _service().add_asgi_middleware(AccessLogMiddleware, runtime=_runtime)

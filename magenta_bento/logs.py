@@ -22,7 +22,8 @@ from magenta_bento.errors import ServiceError
 TEXT_FORMAT = "%(asctime)s [%(levelname)s] %(message)s"
 JSON_FIELDS = ["levelname", "name", "message"]
 PACKAGE = "magenta_bento"
-BENTOML_LOGGERS = ("", "bentoml", "uvicorn.error", "circus")  # those that BentoML adds handlers to
+# bentoml: the loggers that it adds handlers to.
+BENTOML_LOGGERS = ("", "bentoml", "uvicorn.error", "circus")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -31,7 +32,8 @@ class _AddIds(logging.Filter):
     """Adds the ids of the request and of its trace to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.__dict__.pop("request_id", None)  # set by BentoML, to a number that is not ours
+        # bentoml: its own filter sets this, to a number that is not ours.
+        record.__dict__.pop("request_id", None)
         if current := request_id.get():
             record.request_id = current
         context = trace.get_current_span().get_span_context()
@@ -66,7 +68,7 @@ class _JsonFormatter(JsonFormatter):
         super().__init__(
             JSON_FIELDS,
             rename_fields={"levelname": "level", "name": "logger"},
-            # Left out: what each record has, and what BentoML's own filter adds to it.
+            # bentoml: left out is what each record has, and what its own filter adds to it.
             reserved_attrs=[
                 *logging.makeLogRecord({}).__dict__,
                 *("levelname_bracketed", "component", "trace_msg", "service_name", "message"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-# With this variable, which BentoML sets, metrics are counted in memory-mapped files that several
+# bentoml: it sets this variable, with which metrics are counted in memory-mapped files that several
 # workers share. There is only one worker here. On a full disk a write to such a page ends the
 # process (SIGBUS), and the counts of a worker that died would be added to those of the next one.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)

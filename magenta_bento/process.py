@@ -77,6 +77,7 @@ def end_with_supervisor() -> None:
 
 def _supervisor() -> psutil.Process | None:
     """BentoML's process that supervises this one; None if there is none."""
+    # bentoml: its arbiter is the parent of each worker, and known by its command line only.
     parent = psutil.Process().parent()
     is_bentoml = parent is not None and "bentoml" in " ".join(parent.cmdline())
     return parent if is_bentoml else None

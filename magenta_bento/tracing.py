@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping
 
+# bentoml: no public call sets the tracer provider of the spans that it makes.
 from bentoml._internal.configuration.containers import BentoMLContainer
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -59,7 +60,7 @@ def configure(
     provider = TracerProvider(resource=Resource.create({SERVICE_VERSION: __version__}))
     provider.add_span_processor(_WithoutChunkSpans(exporter or OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    # BentoML would make the span of each request with another provider, which only a
+    # bentoml: it would make the span of each request with another provider, which only a
     # configuration file can set up, and the spans that are made here would have no parent.
     BentoMLContainer.tracer_provider.set(provider)
     return provider

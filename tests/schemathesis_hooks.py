@@ -126,9 +126,16 @@ def _of_one_text(name: str, value: Any) -> Any:
 def _without_lists_from_text(given: dict[str, Any]) -> dict[str, Any]:
     """Where the case is wrong for a spelling that the server takes, one that it refuses."""
     return {
-        name: NO_LIST if name in LISTS_FROM_TEXT and not isinstance(value, list | dict) else value
+        name: NO_LIST if name in LISTS_FROM_TEXT and _may_be_taken(value) else value
         for name, value in given.items()
     }
+
+
+def _may_be_taken(value: Any) -> bool:
+    """Text, or a list with an item that a form leaves empty and so does not send."""
+    if isinstance(value, list):
+        return "" in value
+    return not isinstance(value, dict)
 
 
 def _listed(value: Any) -> list[Any]:

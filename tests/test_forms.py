@@ -24,16 +24,15 @@ from magenta_bento.errors import (
     UnsupportedMedia,
 )
 from magenta_bento.web import forms
+from magenta_bento.web.api_request import ApiRequest, is_list
 from magenta_bento.web.bodies import OVERHEAD_BYTES
 from magenta_bento.web.requests import (
-    ApiRequest,
     AudioFile,
     AudioRequest,
     BlendRequest,
     EmbedAudioRequest,
     EmbedTextRequest,
     TextRequest,
-    is_list,
 )
 from magenta_bento.web.responses import error_response
 

@@ -38,7 +38,7 @@ def test_each_header_is_there_once_and_says_what_it_means() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 413, 415, 429, 500, 503])
 def test_every_error_has_the_id_of_its_request(status: int) -> None:
-    names = {each.name for each in headers.of_error(status)}
+    names = {each.name for each in headers.error_headers(status)}
     assert headers.REQUEST_ID.name in names
     assert (headers.RETRY_AFTER.name in names) == (status in (429, 503))
     assert (headers.AUTHENTICATE.name in names) == (status == 401)
@@ -50,4 +50,4 @@ def test_pages_may_read_all_but_how_to_send_a_key() -> None:
 
 
 def test_headers_of_each_occasion_are_sent_then() -> None:
-    assert {each.when for each in headers.sent(When.MUSIC)} == {When.EVERY_ANSWER, When.MUSIC}
+    assert {each.when for each in headers.sent_when(When.MUSIC)} == {When.EVERY_ANSWER, When.MUSIC}

@@ -18,7 +18,8 @@ from magenta_bento import errors
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.web import openapi, openapi_fields
-from magenta_bento.web.requests import AudioFile, BlendRequest, TextRequest, is_list
+from magenta_bento.web.api_request import is_list
+from magenta_bento.web.requests import AudioFile, BlendRequest, TextRequest
 from magenta_bento.web.routes import ROUTES, SOCKET, ApiKey
 
 # What only a live connection is told.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -22,6 +23,10 @@ POST_ROUTES = {
     "/embed/audio",
 }
 ASSET_TYPES = {"js": "text/javascript", "css": "text/css", "json": "application/json"}
+
+
+# Of redoc@2.4.0 in npm's registry: the plugin holds the very file that ReDoc's makers publish.
+REDOC_SHA256 = "2c0d3cb1a32e2417c5b7200da812fdf48e48d2a6ed9c49a39926c7fd3181d14c"
 
 
 def get(server: Server, path: str) -> requests.Response:
@@ -65,6 +70,11 @@ def test_a_page_has_all_it_needs_here(server: Server, page: str) -> None:
         assert asset.status_code == 200, url
         assert asset.headers["Content-Type"].startswith(ASSET_TYPES[url.rpartition(".")[2]])
         assert len(asset.content) > 1_000
+
+
+def test_redoc_is_what_its_makers_publish(server: Server) -> None:
+    script = get(server, "/docs-assets/redoc.standalone.js").content
+    assert hashlib.sha256(script).hexdigest() == REDOC_SHA256
 
 
 def test_swagger_ui_reads_the_document_and_asks_no_validator(server: Server) -> None:

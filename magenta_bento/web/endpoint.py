@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Annotated, Any, Concatenate, TypeVar
 
 import bentoml
+
+# bentoml: its timeout has no setting that switches it off.
 from bentoml._internal.server.http import traffic
 from bentoml.validators import ContentType
 from starlette.requests import ClientDisconnect, Request
@@ -25,9 +27,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.errors import ServiceError
+from magenta_bento.web.api_request import ApiRequest
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.forms import parsed
-from magenta_bento.web.requests import ApiRequest
 from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST, error_response
 from magenta_bento.web.routes import Route
 
@@ -69,6 +71,7 @@ def endpoint(route: Route) -> Callable[[Method[Any]], Any]:
         serve.__doc__ = route.summary
         serve.__annotations__ = {"request": Request, "return": _annotation(route)}
         api = bentoml.api(route=route.path, input_spec=model)(serve)
+        # bentoml: it tells a stream from the annotation only where a method is a generator.
         api.is_stream = route.makes_stream
         return api
 

@@ -24,6 +24,7 @@ from magenta_bento.access.clients import KEY_PARAMETER
 from magenta_bento.config import Settings
 from magenta_bento.errors import InvalidInput, Problem, shorten
 from magenta_bento.web.answers import MAX_PROBLEMS
+from magenta_bento.web.api_request import ApiRequest, Upload, is_list
 from magenta_bento.web.bodies import (
     JSON,
     MAX_FIELDS,
@@ -31,9 +32,8 @@ from magenta_bento.web.bodies import (
     read_form,
     read_without_files,
 )
-from magenta_bento.web.requests import ApiRequest, Upload, is_list
 
-# BentoML's own client writes form values as JSON, as no other client does.
+# bentoml: its own client writes form values as JSON, as no other client does.
 _BENTOML_CLIENT = "BentoML HTTP Client/"
 
 # Pydantic's wording, made to follow a field's name.
@@ -146,17 +146,17 @@ def _validated(model: type[R], values: Values) -> R:
     except InvalidInput as error:
         problems += error.problems
     if problems:
-        shown = problems[:MAX_PROBLEMS]
-        more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > len(shown) else ""
-        raise InvalidInput("; ".join(map(_sentence, shown)) + more, problems=shown)
+        first = problems[:MAX_PROBLEMS]
+        more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > len(first) else ""
+        raise InvalidInput("; ".join(map(_sentence, first)) + more, problems=first)
     request._uploads.update(uploads)
     return request
 
 
 def _unknown(name: str, value: Any) -> Problem:
-    shown = None if isinstance(value, Upload) else shorten(value)
+    text = None if isinstance(value, Upload) else shorten(value)
     # A name is as foreign as a value: of any length, and with characters that can't be sent.
-    return Problem(shorten(name)[1:-1], "is not a field of this route", shown)
+    return Problem(shorten(name)[1:-1], "is not a field of this route", text)
 
 
 def _misplaced(name: str, values: list[Any], *, is_file: bool, is_list: bool) -> Problem | None:
@@ -179,8 +179,8 @@ def _problem(error: Mapping[str, Any]) -> Problem:
     message = str(error["msg"]).removeprefix("Value error, ")
     for pydantic_words, words in _WORDING.items():
         message = message.replace(pydantic_words, words)
-    shown = error["type"] != "missing" and bool(place)
-    return Problem(field, message, shorten(error["input"]) if shown else None)
+    has_value = error["type"] != "missing" and bool(place)
+    return Problem(field, message, shorten(error["input"]) if has_value else None)
 
 
 def _sentence(problem: Problem) -> str:

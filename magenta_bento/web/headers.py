@@ -132,7 +132,7 @@ PROTECTION = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referr
 REQUEST_HEADERS = (clients.KEY_HEADER, clients.BEARER_HEADER, "Content-Type", REQUEST_ID.name)
 
 
-def sent(*occasions: When) -> Iterator[Header]:
+def sent_when(*occasions: When) -> Iterator[Header]:
     """The headers of an answer.
 
     Args:
@@ -141,15 +141,15 @@ def sent(*occasions: When) -> Iterator[Header]:
     return (each for each in HEADERS if each.when in (When.EVERY_ANSWER, *occasions))
 
 
-def of_error(status: int) -> Iterator[Header]:
+def error_headers(status: int) -> Iterator[Header]:
     """The headers of an error with this status."""
     if status == HTTPStatus.UNAUTHORIZED:
-        return sent(When.UNAUTHORIZED)
+        return sent_when(When.UNAUTHORIZED)
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        return sent(When.TRY_AGAIN, When.COUNTED)
+        return sent_when(When.TRY_AGAIN, When.COUNTED)
     if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-        return sent()  # before requests are counted, or of a route where they are not
-    return sent(When.COUNTED)
+        return sent_when()  # before requests are counted, or of a route where they are not
+    return sent_when(When.COUNTED)
 
 
 def cors_options(origins: Sequence[str]) -> dict[str, Any]:

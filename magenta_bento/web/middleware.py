@@ -51,7 +51,7 @@ class OneErrorShape:
         except Exception:
             if started:
                 raise
-            # BentoML would wait for an answer until its timeout.
+            # bentoml: it would wait for an answer until its timeout.
             log.exception("an unexpected error at %s", scope["path"])
             error = ServiceError("an unexpected error; the server's log has it")
             await error_response(error)(scope, receive, send)
@@ -70,7 +70,7 @@ async def _send_instead(scope: Scope, start: Message, receive: Receive, send: Se
     headers = _kept(start)
     methods = route_of(scope["path"]).methods
     if start["status"] == HTTPStatus.METHOD_NOT_ALLOWED and methods:
-        # BentoML's router and Starlette's each know only their own methods of a path.
+        # bentoml: its router and that of our pages each know only their own methods of a path.
         headers[ALLOW.lower()] = ", ".join(methods)
     response = json_response(error, start["status"], headers)
     await response(scope, receive, send)

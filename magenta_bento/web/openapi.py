@@ -17,8 +17,8 @@ from magenta_bento.config import Settings
 from magenta_bento.web import openapi_fields as fields
 from magenta_bento.web import openapi_responses as responses
 from magenta_bento.web import routes
+from magenta_bento.web.api_request import ApiRequest
 from magenta_bento.web.headers import REQUEST_ID
-from magenta_bento.web.requests import ApiRequest
 from magenta_bento.web.routes import ROUTES, Route, Tag
 
 _DESCRIPTION = """Music from Google's Magenta RealTime 2: from text, from audio, or from a blend of
@@ -89,7 +89,7 @@ def _api(route: Route, request: type[ApiRequest], settings: Settings) -> dict[st
             "parameters": [_OWN_ID],
             "x-bentoml-name": route.operation,
             "requestBody": fields.request_body(schema),
-            "responses": responses.of_route(
+            "responses": responses.route_responses(
                 route, settings, method="POST", has_files=bool(fields.files_of(schema))
             ),
         }
@@ -99,7 +99,7 @@ def _api(route: Route, request: type[ApiRequest], settings: Settings) -> dict[st
             **common,
             "operationId": f"{route.operation}_by_query",
             "parameters": [*fields.query(schema), _OWN_ID],
-            "responses": responses.of_route(route, settings, method="GET", has_files=False),
+            "responses": responses.route_responses(route, settings, method="GET", has_files=False),
         }
     return methods
 
@@ -110,7 +110,7 @@ def _page(route: Route, settings: Settings) -> dict[str, Any]:
         "tags": [route.tag.value],
         "operationId": route.operation,
         "summary": route.summary,
-        "responses": responses.of_route(route, settings, method="GET", has_files=False),
+        "responses": responses.route_responses(route, settings, method="GET", has_files=False),
     }
     if route is routes.REQUEST:
         get["parameters"] = [_ID_IN_PATH]

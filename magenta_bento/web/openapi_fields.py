@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from magenta_bento.config import Settings
+from magenta_bento.web.api_request import ApiRequest
 from magenta_bento.web.bodies import JSON, MULTIPART, URLENCODED
-from magenta_bento.web.requests import ApiRequest
 
 Schema = dict[str, Any]
 
@@ -59,7 +59,7 @@ def _canonical(field: Schema, definitions: Schema) -> Schema:
     field = {k: v for k, v in field.items() if k not in ("ge", "le")}  # beside minimum, maximum
     if field.get("default", "") is None:
         del field["default"]  # absent, which is not the same as null
-    if field.get("type") == "file":  # BentoML's word for it
+    if field.get("type") == "file":  # bentoml: how its schema of a file differs from others
         rest = {k: v for k, v in field.items() if k not in ("content_type", "format")}
         media_type = field["content_type"]
         return {**rest, "type": "string", "format": "binary", "contentMediaType": media_type}
@@ -140,8 +140,8 @@ def _in_a_form(field: Schema) -> Schema:
     if "enum" in field:
         return {**field, "enum": [*field["enum"], ""]}
     if field["type"] == "string":
-        shown = {k: v for k, v in field.items() if k != "minLength"}
-        return {**shown, "pattern": f"^$|{field['pattern']}"} if "pattern" in field else shown
+        field = {k: v for k, v in field.items() if k != "minLength"}
+        return {**field, "pattern": f"^$|{field['pattern']}"} if "pattern" in field else field
     return {**field, "type": [field["type"], "string"], "maxLength": 0}
 
 

@@ -54,7 +54,7 @@ def components() -> dict[str, Any]:
     }
 
 
-def of_route(route: Route, settings: Settings, *, method: str, has_files: bool) -> Schema:
+def route_responses(route: Route, settings: Settings, *, method: str, has_files: bool) -> Schema:
     """Every response of a method of a route, by status.
 
     Args:
@@ -79,13 +79,13 @@ def _success(route: Route) -> Schema:
         content = {"text/plain": {"schema": {"type": "string"}}}
         return {
             "description": "The metrics.",
-            "headers": _references(headers.sent()),
+            "headers": _references(headers.sent_when()),
             "content": content,
         }
     reference = {"$ref": f"#/components/schemas/{route.answer.__name__}"}
     return {
         "description": str(route.answer.__doc__),
-        "headers": _references(headers.sent(*([When.COUNTED] if route.counted else []))),
+        "headers": _references(headers.sent_when(*([When.COUNTED] if route.counted else []))),
         "content": {"application/json": {"schema": reference}},
     }
 
@@ -97,7 +97,7 @@ def _music(route: Route) -> Schema:
     kind = "as it is made." if route.makes_stream else "a file."
     return {
         "description": f"Audio, 48 kHz, stereo: {kind}",
-        "headers": _references(headers.sent(When.MUSIC, occasion, When.COUNTED)),
+        "headers": _references(headers.sent_when(When.MUSIC, occasion, When.COUNTED)),
         "content": {format.media_type: binary for format in formats},
         "links": {"progress": _PROGRESS_LINK},
     }
@@ -129,7 +129,7 @@ def _failure(types: list[ErrorType]) -> Schema:
     reference = {"$ref": f"#/components/schemas/{answers.Error.__name__}"}
     return {
         "description": " ".join(dict.fromkeys(_DESCRIPTIONS[error] for error in types)),
-        "headers": _references(headers.of_error(types[0].status)),
+        "headers": _references(headers.error_headers(types[0].status)),
         "content": {"application/json": {"schema": {"allOf": [reference, narrowed]}}},
     }
 

@@ -1,6 +1,7 @@
 """What the server shows besides its API: health, and pages that document it.
 
-Swagger UI and ReDoc come from an installed package, so that both work without a network.
+Both viewers work without a network: their scripts come from installed packages, Swagger UI's
+from BentoML itself, ReDoc's from a plugin for MkDocs that is never imported.
 
 Invariant: nothing here touches the model, so that it answers while the model works or loads.
 """
@@ -9,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,14 +30,18 @@ from magenta_bento.web.headers import CONTENT_SECURITY_POLICY
 from magenta_bento.web.progress import Progress
 from magenta_bento.web.responses import error_response, json_response
 
-ASSETS_PACKAGE = "drf_spectacular_sidecar"
+# Packages, and the folder in each whose files are served.
+ASSETS = [
+    ("bentoml", "_internal/server/static_content"),  # bentoml: its own copy of Swagger UI
+    ("mkdocs_redoc_tag", "redoc/javascripts"),
+]
 _SWAGGER = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Magenta Bento: API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{assets}/swagger-ui-dist/swagger-ui.css"></head>
+<link rel="stylesheet" href="{assets}/swagger-ui.css"></head>
 <body><div id="swagger"></div>
-<script src="{assets}/swagger-ui-dist/swagger-ui-bundle.js"></script>
+<script src="{assets}/swagger-ui-bundle.js"></script>
 <script>SwaggerUIBundle({{url: "docs.json", dom_id: "#swagger", deepLinking: true,
 validatorUrl: null}})</script>
 </body></html>"""
@@ -48,7 +51,7 @@ _REDOC = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"></head>
 <body><redoc spec-url="docs.json" disable-google-font="true" hide-download-button></redoc>
-<script src="{assets}/redoc/bundles/redoc.standalone.js"></script>
+<script src="{assets}/redoc.standalone.js"></script>
 </body></html>"""
 
 
@@ -109,7 +112,7 @@ def make_app(
             Route(routes.REDOC.path, redoc),
             Route(routes.DOCUMENT.path, document),
             *other_routes,
-            Mount(routes.ASSETS.path, StaticFiles(directory=_assets_folder())),
+            Mount(routes.ASSETS.path, StaticFiles(packages=list(ASSETS))),
         ]
     )
 
@@ -134,15 +137,3 @@ def _policy(html: str) -> str:
             "base-uri 'none'",
         )
     )
-
-
-def _assets_folder() -> Path:
-    """The static files of the installed package, which itself needs not be imported.
-
-    Raises:
-      ModuleNotFoundError: The package is not installed.
-    """
-    found = importlib.util.find_spec(ASSETS_PACKAGE)
-    if found is None or found.origin is None:
-        raise ModuleNotFoundError(f"the documentation pages need the package {ASSETS_PACKAGE}")
-    return Path(found.origin).parent / "static" / ASSETS_PACKAGE

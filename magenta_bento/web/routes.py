@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.routing import compile_path
@@ -19,6 +20,7 @@ from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.runtime import Health
 from magenta_bento.web import answers, requests
+from magenta_bento.web.api_request import ApiRequest
 
 PAGE = ("GET", "HEAD")  # Starlette answers HEAD wherever it answers GET
 BODY = ("POST",)
@@ -72,7 +74,7 @@ class Route:
     operation: str = ""
     tag: Tag = Tag.SERVER
     summary: str = ""
-    request: type[requests.ApiRequest] | None = None
+    request: type[ApiRequest] | None = None
     answer: type[BaseModel] | None = None
     audio: type[AudioFormat] | type[StreamFormat] | None = None
     other_paths: tuple[str, ...] = ()
@@ -116,95 +118,78 @@ def _open(path: str, pattern: str = "") -> Route:
     return Route(path, api_key=ApiKey.NEVER, pattern=pattern)
 
 
-GENERATE_TEXT = Route(
+def _api(path: str, summary: str, request: type[ApiRequest], tag: Tag, **fields: Any) -> Route:
+    """A route of the API; its operation is its path in words."""
+    operation = path.strip("/").replace("/", "_")
+    fields = {"methods": BODY, "operation": operation, **fields}
+    return Route(path, counted=True, tag=tag, summary=summary, request=request, **fields)
+
+
+GENERATE_TEXT = _api(
     "/generate/text",
-    BODY,
-    counted=True,
-    operation="generate_text",
-    tag=Tag.GENERATE,
-    summary="Music from a text prompt.",
-    request=requests.TextRequest,
+    "Music from a text prompt.",
+    requests.TextRequest,
+    Tag.GENERATE,
     audio=AudioFormat,
 )
-GENERATE_AUDIO = Route(
+GENERATE_AUDIO = _api(
     "/generate/audio",
-    BODY,
-    counted=True,
-    operation="generate_audio",
-    tag=Tag.GENERATE,
-    summary="Music in the style of an audio file, with a text prompt mixed in if there is one.",
-    request=requests.AudioRequest,
+    "Music in the style of an audio file, with a text prompt mixed in if there is one.",
+    requests.AudioRequest,
+    Tag.GENERATE,
     audio=AudioFormat,
 )
-GENERATE_BLEND = Route(
+GENERATE_BLEND = _api(
     "/generate/blend",
-    BODY,
-    counted=True,
-    operation="generate_blend",
-    tag=Tag.GENERATE,
-    summary="Music from several text and audio prompts, each with its weight.",
-    request=requests.BlendRequest,
+    "Music from several text and audio prompts, each with its weight.",
+    requests.BlendRequest,
+    Tag.GENERATE,
     audio=AudioFormat,
 )
-STREAM_TEXT = Route(
+STREAM_TEXT = _api(
     "/stream/text",
-    BODY_OR_QUERY,
-    counted=True,
-    operation="stream_text",
-    tag=Tag.STREAM,
-    summary="Music from a text prompt, sent while it is made.",
-    request=requests.StreamTextRequest,
+    "Music from a text prompt, sent while it is made.",
+    requests.StreamTextRequest,
+    Tag.STREAM,
     audio=StreamFormat,
+    methods=BODY_OR_QUERY,
 )
-STREAM_AUDIO = Route(
+STREAM_AUDIO = _api(
     "/stream/audio",
-    BODY,
-    counted=True,
-    operation="stream_audio",
-    tag=Tag.STREAM,
-    summary="Music in the style of an audio file, sent while it is made.",
-    request=requests.StreamAudioRequest,
+    "Music in the style of an audio file, sent while it is made.",
+    requests.StreamAudioRequest,
+    Tag.STREAM,
     audio=StreamFormat,
 )
-STREAM_BLEND = Route(
+STREAM_BLEND = _api(
     "/stream/blend",
-    BODY_OR_QUERY,
-    counted=True,
-    operation="stream_blend",
-    tag=Tag.STREAM,
-    summary="Music from several weighted prompts, sent while it is made.",
-    request=requests.StreamBlendRequest,
+    "Music from several weighted prompts, sent while it is made.",
+    requests.StreamBlendRequest,
+    Tag.STREAM,
     audio=StreamFormat,
+    methods=BODY_OR_QUERY,
 )
-EMBED_TEXT = Route(
+EMBED_TEXT = _api(
     "/embed/text",
-    BODY,
-    counted=True,
-    operation="embed_text",
-    tag=Tag.EMBED,
-    summary="The style embedding of a text prompt, and its tokens.",
-    request=requests.EmbedTextRequest,
+    "The style embedding of a text prompt, and its tokens.",
+    requests.EmbedTextRequest,
+    Tag.EMBED,
     answer=answers.TextEmbedding,
 )
-EMBED_AUDIO = Route(
+EMBED_AUDIO = _api(
     "/embed/audio",
-    BODY,
-    counted=True,
-    operation="embed_audio",
-    tag=Tag.EMBED,
-    summary="The style embedding of an audio file, and its tokens.",
-    request=requests.EmbedAudioRequest,
+    "The style embedding of an audio file, and its tokens.",
+    requests.EmbedAudioRequest,
+    Tag.EMBED,
     answer=answers.AudioEmbedding,
 )
-STORE_AUDIO_PROMPT = Route(
+STORE_AUDIO_PROMPT = _api(
     "/prompts/audio",
-    BODY,
-    counted=True,
-    operation="shelve_audio",  # users of BentoML's client call it by this name
-    tag=Tag.EMBED,
-    summary="Keeps an audio prompt for a day, under an id that /ws/jam takes.",
-    request=requests.EmbedAudioRequest,
+    "Keeps an audio prompt for a day, under an id that /ws/jam takes.",
+    requests.EmbedAudioRequest,
+    Tag.EMBED,
     answer=answers.StoredAudioPrompt,
+    operation="shelve_audio",  # users of BentoML's client call it by this name
 )
 JAM = Route("/ws/jam", SOCKET, counted=True)
 # google.ai.generativelanguage.{version}.GenerativeService.BidiGenerateMusic; the JavaScript SDK,
@@ -248,7 +233,7 @@ DOCS = _open("/docs")
 REDOC = _open("/redoc")
 DOCUMENT = _open("/docs.json")
 ASSETS = _open("/docs-assets", pattern="/docs-assets(/.*)?")
-# BentoML's own.
+# bentoml: what it serves by itself.
 LIVEZ, READYZ, HEALTHZ = _open("/livez"), _open("/readyz"), _open("/healthz")
 BENTOML_SCHEMA = _open("/schema.json")
 BENTOML_ASSETS = Route("/static_content", pattern="/static_content(/.*)?")

@@ -158,6 +158,7 @@ def choose(settings: Settings) -> ModelFiles:
 
 def _bentoml_models() -> Path:
     """The models in BentoML's store, where BentoML itself looks for them outside a Bento."""
+    # bentoml: importing it, to ask, takes seconds.
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
 
 
