@@ -33,6 +33,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+RETRY_AFTER_HEADER = "Retry-After"
+AUTHENTICATE_HEADER = "WWW-Authenticate"
+
 
 class MagentaBentoError(Exception):
     """Root of the tree; never raised itself."""
@@ -103,7 +106,7 @@ class ServiceError(MagentaBentoError):
     def headers(self) -> Mapping[str, str]:
         if self.retry_after_s is None:
             return self._headers
-        return {**self._headers, "Retry-After": str(self.retry_after_s)}
+        return {**self._headers, RETRY_AFTER_HEADER: str(self.retry_after_s)}
 
     def as_dict(self) -> dict[str, Any]:
         """The one JSON shape of an error: ``{"error", "type", "detail"}``."""
@@ -144,7 +147,7 @@ class Unauthorized(ServiceError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return {"WWW-Authenticate": 'Bearer realm="magenta-bento"'}
+        return {AUTHENTICATE_HEADER: 'Bearer realm="magenta-bento"'}
 
 
 class OriginNotAllowed(ServiceError):

@@ -4,7 +4,9 @@
 
 Loading takes long and runs on its own thread, so that health checks are answered meanwhile.
 
-Invariant: ``loaded`` has an engine and a prompter exactly while the phase is READY or DRAINING.
+Invariant: requests get the engine and the prompter, by ``loaded``, exactly while the phase is
+READY. Both outlive that phase: while the server drains, running streams need them to end, and
+``/health`` counts the streams that are left.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, Field
 
 from magenta_bento import __version__
 from magenta_bento.access.control import AccessControl
@@ -33,6 +37,8 @@ DEMO_NOTE = "a tiny demo model, not Magenta's music"
 
 
 class ServerPhase(StrEnum):
+    """Where a server is in its life; the value is the ``status`` that ``/health`` shows."""
+
     LOADING = "loading"
     READY = "healthy"
     DRAINING = "draining"
@@ -47,14 +53,21 @@ _NEXT = {
 
 
 class OnDeath(Protocol):
-    """Told that the server can't go on."""
+    """A function that is called when the server can't go on."""
 
     def __call__(self, error: BaseException, *, while_loading: bool) -> None: ...
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What READY brings."""
+    """What loading made.
+
+    Attributes:
+      engine: Plays the streams.
+      prompter: Makes their styles.
+      device: Where the model runs, for people: "cpu" or "NVIDIA L4".
+      dtype: What its language model computes in: "float32" or "bfloat16".
+    """
 
     engine: Engine
     prompter: Prompter
@@ -62,13 +75,41 @@ class Loaded:
     dtype: str
 
 
+class StreamCounts(BaseModel, extra="forbid"):
+    """How many streams play, can play at once, and wait."""
+
+    active: int = Field(ge=0)
+    capacity: int = Field(ge=0)
+    waiting: int = Field(ge=0)
+
+
+class LimitStore(BaseModel, extra="forbid"):
+    """Whether the shared store of the limits answers."""
+
+    store: Literal["up", "down"]
+
+
+class Health(BaseModel, extra="forbid", protected_namespaces=()):
+    """The state of the server; fields whose default is None may be absent."""
+
+    status: ServerPhase
+    models_loaded: bool
+    model: str
+    device: str | None
+    version: str
+    note: str | None = Field(None, description="Of the demo model.")
+    limits: LimitStore | None = None
+    dtype: str | None = None
+    streams: StreamCounts | None = None
+
+
 class Runtime:
-    """See the module.
+    """The settings, the metrics, the access control and the loaded model of one process.
 
     Args:
       settings: How to load and serve.
-      files: Which model.
-      metrics: Where to count.
+      files: The files of the model to serve.
+      metrics: Where the runtime and all that it makes count.
       on_death: Called once, on another thread, when loading fails or the engine dies; the
         process should exit.
 
@@ -89,12 +130,15 @@ class Runtime:
         self.access = AccessControl.from_settings(settings, metrics)
         self.phase = ServerPhase.LOADING
         self._lock = threading.Lock()  # guards the phase: loading and a shutdown may race
+        # None until the model is loaded, and never None again: health and shut_down need what
+        # was loaded in the phases after READY too.
         self._loaded: Loaded | None = None
         self._device_memory: Callable[[], Mapping[str, int]] = dict
         self._on_death = on_death
 
     @property
     def is_demo(self) -> bool:
+        """Whether the model is the demo and not one of Magenta's."""
         return self.files.name == DEMO
 
     def start(self) -> None:
@@ -103,7 +147,7 @@ class Runtime:
 
     @property
     def loaded(self) -> Loaded:
-        """What requests work with.
+        """What requests work with, while they are taken.
 
         Raises:
           NotReady: The model is loading, has failed, or the server shuts down.
@@ -119,31 +163,30 @@ class Runtime:
         """Whether requests are served."""
         return self.phase is ServerPhase.READY and not await self.access.refuses_all()
 
-    async def health(self) -> dict[str, object]:
-        """The body of /health."""
-        body: dict[str, object] = {
-            "status": self.phase.value,
-            "models_loaded": self._loaded is not None,
-            "model": self.files.name,
-            "device": self._loaded.device if self._loaded else None,
-            "version": __version__,
-        }
-        if self.is_demo:
-            body["note"] = DEMO_NOTE
+    async def health(self) -> Health:
+        """What /health answers."""
         store = self.access.store
+        store_state = None
         if store.shared:
-            body["limits"] = {"store": "up" if await store.answers() else "down"}
-        if self._loaded:
-            engine = self._loaded.engine
-            body |= {
-                "dtype": self._loaded.dtype,
-                "streams": {
-                    "active": engine.active,
-                    "capacity": engine.capacity,
-                    "waiting": engine.waiting,
-                },
-            }
-        return body
+            store_state = LimitStore(store="up" if await store.answers() else "down")
+        loaded = self._loaded
+        return Health(
+            status=self.phase,
+            models_loaded=loaded is not None,
+            model=self.files.name,
+            device=loaded.device if loaded else None,
+            version=__version__,
+            note=DEMO_NOTE if self.is_demo else None,
+            limits=store_state,
+            dtype=loaded.dtype if loaded else None,
+            streams=StreamCounts(
+                active=loaded.engine.active,
+                capacity=loaded.engine.capacity,
+                waiting=loaded.engine.waiting,
+            )
+            if loaded
+            else None,
+        )
 
     def exposition(self) -> bytes:
         """The body of /metrics."""
@@ -190,7 +233,7 @@ class Runtime:
         prompter = Prompter(styles, self.settings.max_upload_seconds, self.metrics)
         self._loaded = Loaded(engine, prompter, report.device, report.dtype)
         if not self._enter(ServerPhase.READY):
-            engine.stop()  # a shutdown that came while we loaded has found nothing to stop
+            engine.stop()  # a shutdown that came during loading found no engine to stop
             prompter.close()
             return
         log.info("ready: up to %d streams at once", engine.capacity)
@@ -204,7 +247,7 @@ class Runtime:
         self._on_death(error, while_loading=while_loading)
 
     def _enter(self, phase: ServerPhase) -> bool:
-        """Moves on; False if the way does not lead there any more."""
+        """Goes to a phase; False if the present phase does not lead to it."""
         with self._lock:
             if phase not in _NEXT.get(self.phase, ()):
                 return False

@@ -10,7 +10,7 @@ wrong.
 from __future__ import annotations
 
 import io
-import json
+import re
 import zlib
 from typing import Any
 
@@ -23,6 +23,12 @@ from schemathesis import Case, CheckContext, HookContext, Response
 
 HEARD_BYTES = 2_000  # of music that may have no end
 WEIGHTS = {"text_weights": "text_prompts", "audio_weights": "audio_files"}
+# Lists that the server also reads from text: "a, b", "[1, 2]" or 60. The document gives them as
+# arrays only and says the rest in words, for JSON Schema would need a parser to tell which texts
+# are right. So Schemathesis takes such a text for wrong where the server is right to take it,
+# and a list of one text that looks like several for right.
+LISTS_FROM_TEXT = ("text_prompts", "text_weights", "audio_weights", "notes")
+NO_LIST = ","  # text that is no list of any of these: both of its values are empty
 
 
 def _encoded(format: str) -> bytes:
@@ -70,10 +76,11 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     if case.meta is None:
         return
     is_right = case.meta.generation.mode.is_positive
-    if is_right and isinstance(case.body, dict):
-        case.body = _with_weights_that_match(case.body)
-    elif is_right and case.query:
-        case.query = _with_weights_that_match(case.query)
+    mend = _with_weights_that_match if is_right else _without_lists_from_text
+    if isinstance(case.body, dict):
+        case.body = mend(case.body)
+    if case.query:
+        case.query = mend(case.query)
     if case.media_type == "multipart/form-data":
         files = case.as_transport_kwargs().get("files")
         if files and zlib.crc32(repr(files).encode()) % 3 == 0:
@@ -91,7 +98,7 @@ def _exchanged(parts: list[Any], others: list[bytes]) -> list[Any]:
 
 def _with_weights_that_match(given: dict[str, Any]) -> dict[str, Any]:
     """As many weights as prompts, and more than 0 together: JSON Schema can't ask for either."""
-    fields = dict(given)
+    fields = {name: _of_one_text(name, value) for name, value in given.items()}
     for weights, prompts in WEIGHTS.items():
         if len(_listed(fields.get(weights))) != len(_listed(fields.get(prompts))):
             fields.pop(weights, None)
@@ -108,15 +115,25 @@ def _with_weights_that_match(given: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _listed(value: Any) -> list[Any]:
-    """A list in any of its spellings."""
-    if isinstance(value, str):
-        if value.startswith("["):
-            return list(json.loads(value))
-        return value.split(",") if value else []
-    if isinstance(value, list):
+def _of_one_text(name: str, value: Any) -> Any:
+    """A list of one text, which in a form is no longer told from a text that is a list."""
+    if name not in LISTS_FROM_TEXT or not isinstance(value, list) or len(value) != 1:
         return value
-    return [] if value is None else [value]
+    text = value[0]
+    return [re.sub(r"[\[\],]", " ", text).strip() or "a"] if isinstance(text, str) else value
+
+
+def _without_lists_from_text(given: dict[str, Any]) -> dict[str, Any]:
+    """Where the case is wrong for a spelling that the server takes, one that it refuses."""
+    return {
+        name: NO_LIST if name in LISTS_FROM_TEXT and not isinstance(value, list | dict) else value
+        for name, value in given.items()
+    }
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, which may be absent or null."""
+    return value if isinstance(value, list) else []
 
 
 def _hear_the_beginning(response: requests.Response, **_: Any) -> None:

@@ -251,8 +251,8 @@ def test_wav_is_16_bit(server: Server) -> None:
     assert soundfile.info(io.BytesIO(text(server).content)).subtype == "PCM_16"
 
 
-def test_ogg_is_vorbis(server: Server) -> None:
-    assert soundfile.info(io.BytesIO(text(server, format="ogg").content)).subtype == "VORBIS"
+def test_ogg_is_opus(server: Server) -> None:
+    assert soundfile.info(io.BytesIO(text(server, format="ogg").content)).subtype == "OPUS"
 
 
 # Headers and tags
@@ -337,6 +337,56 @@ def test_same_seed_same_bytes(server: Server, format: str) -> None:
 )
 def test_another_request_is_other_music(server: Server, other: dict[str, Any]) -> None:
     assert not np.array_equal(pcm(text(server)), pcm(text(server, **other)))
+
+
+NOTES = [43, 50]
+CONTROLS = [
+    ("drums", "on", "off", {}),
+    ("notes", NOTES, [72], {"notes_guidance": 4}),
+    ("notes_mode", "guide", "strict", {"notes": NOTES, "notes_guidance": 4}),
+    ("notes_width", 0, 127, {"notes": NOTES, "notes_guidance": 4}),
+    ("notes_guidance", 1, 5, {"notes": NOTES}),
+    ("drums_guidance", 1, 5, {"drums": "on"}),
+    ("style_levels", 12, 1, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "one", "other", "rest"), CONTROLS, ids=lambda value: str(value))
+def test_a_control_reaches_the_model_however_it_is_sent(
+    server: Server, name: str, one: Any, other: Any, rest: dict[str, Any]
+) -> None:
+    """Other values, other music; the same value, the same music in each spelling."""
+
+    def heard(value: Any) -> bytes:
+        fields = {"prompt": "disco funk", "seed": 1, "duration": 1, **rest, name: value}
+        parts = [
+            (field, (None, str(each)))
+            for field, sent in fields.items()
+            for each in (sent if isinstance(sent, list) else [sent])
+        ]
+        wav = {"format": "wav"}
+        url = f"{server.url}/stream/text"
+        replies = [
+            post(server, "/generate/text", json={**fields, **wav}),
+            post(server, "/generate/text", data={**fields, **wav}),
+            post(server, "/generate/text", files=[*parts, ("format", (None, "wav"))]),
+        ]
+        assert len({reply.content for reply in replies}) == 1
+        streamed = requests.get(url, params={**fields, "format": "pcm"}, timeout=120)
+        assert streamed.status_code == 200, streamed.text
+        samples = pcm(replies[0])
+        np.testing.assert_array_equal(np.frombuffer(streamed.content, "<i2"), samples.ravel())
+        return replies[0].content
+
+    assert heard(one) != heard(other)
+
+
+@pytest.mark.parametrize("spelling", ["60,64", "[60, 64]", " 60 , 64 "])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_notes_may_be_written_as_text(server: Server, encoding: str, spelling: str) -> None:
+    fields = {"prompt": "disco funk", "duration": 0.5, "seed": 1, "format": "wav"}
+    reply = post(server, "/generate/text", **in_encoding(encoding, {**fields, "notes": spelling}))
+    assert reply.content == text(server, notes=[60, 64]).content
 
 
 def test_a_longer_piece_begins_like_a_shorter_one(server: Server) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -70,7 +72,23 @@ def unharmed(server: Server) -> Iterator[None]:
         log.seek(seen)
         new = log.read().decode(errors="replace")
     assert "Traceback" not in new, new
-    assert "(status=5" not in new, new
+    assert [status for status in statuses_in(new) if status >= 500] == [], new
+
+
+def statuses_in(log: str) -> list[int]:
+    """Those of the access lines."""
+    return [int(status) for status in re.findall(r"\] [A-Z]+ \S+ (\d{3}) .* id=", log)]
+
+
+def test_a_refusal_is_in_the_log_with_its_status(server: Server) -> None:
+    """So that the fixture above looks at what is there."""
+    name = {"X-Request-ID": "a-refusal-to-look-for"}
+    assert post(server, "/generate/text", headers=name).status_code == 400
+    deadline = time.monotonic() + 10
+    while not (lines := [line for line in server.lines() if name["X-Request-ID"] in line]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert statuses_in("\n".join(lines)) == [400]
 
 
 def files_in(temp: Path) -> list[Path]:
@@ -134,6 +152,25 @@ BAD_FIELDS = [
     *(("seed", bad) for bad in ("-1", "4294967296", "1.5", "x")),
     *(("temperature", bad) for bad in ("-0.1", "nan", "inf", "hot")),
     *(("guidance", bad) for bad in ("-1.1", "6.9", "7", "nan", "x")),
+    *(("notes_guidance", bad) for bad in ("-1.1", "7")),
+    *(("drums_guidance", bad) for bad in ("-1.1", "6.1")),
+    *(("drums", bad) for bad in ("true", "loud", "1")),
+    *(("notes_mode", bad) for bad in ("free", "true")),
+    *(("notes_width", bad) for bad in ("-1", "128", "1.5")),
+    *(("style_levels", bad) for bad in ("0", "13")),
+]
+BAD_CONTROLS = [
+    ("notes_guidance", 7, "less than or equal to 6.8"),
+    ("drums_guidance", 6.1, "less than or equal to 6"),
+    ("drums", "loud", "'auto', 'on' or 'off'"),
+    ("drums", True, "must not be true or false"),
+    ("notes", [60, 128], "less than 128"),
+    ("notes", "60,c", "a valid integer"),
+    ("notes", [True], "must not be true or false"),
+    ("notes", [0] * 129, "at most 128"),
+    ("notes_mode", "free", "'guide' or 'strict'"),
+    ("notes_width", 128, "less than 128"),
+    ("style_levels", 13, "less than or equal to 12"),
 ]
 
 
@@ -144,6 +181,27 @@ def test_a_bad_field(server: Server, encoding: str, field: str, value: str) -> N
     reply = post(server, "/generate/text", **in_encoding(encoding, fields))
     # 1e9 is told as the number that it is.
     refused(reply, field=field, value="1000000000" if value == "1e9" else value)
+
+
+@pytest.mark.parametrize(("field", "value", "bound"), BAD_CONTROLS, ids=str)
+def test_a_bad_control_is_told_with_its_bound(
+    server: Server, field: str, value: Any, bound: str
+) -> None:
+    reply = post(server, "/generate/text", json={"prompt": "funk", field: value})
+    body = refused(reply)
+    (problem,) = body["detail"]
+    assert problem["field"].partition("[")[0] == field
+    assert bound in problem["message"]
+    assert problem["value"] in body["error"]
+
+
+@pytest.mark.parametrize(("field", "value", "bound"), BAD_CONTROLS, ids=str)
+def test_a_bad_control_in_a_query(server: Server, field: str, value: Any, bound: str) -> None:
+    query = {"prompt": "funk", "duration": 0.04, field: value}
+    reply = requests.get(f"{server.url}/stream/text", params=query, timeout=60)
+    (problem,) = refused(reply)["detail"]
+    assert problem["field"].partition("[")[0] == field
+    assert problem["value"]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
@@ -23,13 +24,16 @@ from magenta_bento.errors import (
     UnsupportedMedia,
 )
 from magenta_bento.web import forms
+from magenta_bento.web.bodies import OVERHEAD_BYTES
 from magenta_bento.web.requests import (
     ApiRequest,
+    AudioFile,
     AudioRequest,
     BlendRequest,
     EmbedAudioRequest,
     EmbedTextRequest,
     TextRequest,
+    is_list,
 )
 from magenta_bento.web.responses import error_response
 
@@ -192,7 +196,72 @@ def test_a_request_is_frozen() -> None:
         parsed.prompt = "b"
 
 
+@pytest.mark.parametrize("notes", [[60], [60, 64, 67], [0, 127]])
+def test_notes_are_the_same_in_every_encoding(notes: list[int]) -> None:
+    text = ",".join(map(str, notes))
+    bodies = [
+        sent(json={"prompt": "a", "notes": notes}),
+        sent(json={"prompt": "a", "notes": text}),
+        sent(json={"prompt": "a", "notes": json.dumps(notes)}),
+        sent(data={"prompt": "a", "notes": notes}),
+        sent(data={"prompt": "a", "notes": text}),
+        multipart(("prompt", "a"), *(("notes", str(note)) for note in notes)),
+        multipart(("prompt", "a"), ("notes", json.dumps(notes))),
+    ]
+    assert {read(TextRequest, body).notes for body in bodies} == {tuple(notes)}
+
+
+def test_no_notes_is_not_the_same_as_notes_left_out() -> None:
+    assert read(TextRequest, sent(json={"prompt": "a", "notes": []})).notes == ()
+    assert read(TextRequest, sent(data={"prompt": "a", "notes": "[]"})).notes == ()
+    assert read(TextRequest, sent(data={"prompt": "a", "notes": ""})).notes is None
+    assert read(TextRequest, sent(json={"prompt": "a", "notes": None})).notes is None
+
+
+class Lists(ApiRequest):
+    """Each way to write the type of a list, and what is none."""
+
+    names: list[str] = Field(default=[])
+    numbers: list[int] | None = None
+    pair: tuple[int, int] | None = None
+    many: Annotated[tuple[float, ...], Field(max_length=3)] | None = None
+    bare: Annotated[list[int] | None, Field(description="x")] = None
+    one: int | None = None
+
+
+@pytest.mark.parametrize("name", Lists.model_fields)
+def test_what_is_a_list(name: str) -> None:
+    assert is_list(Lists.model_fields[name]) == (name in ("names", "numbers", "many", "bare"))
+
+
+def test_any_list_may_be_repeated_or_written_as_text() -> None:
+    assert read(Lists, multipart(("numbers", "1"), ("numbers", "2"))).numbers == [1, 2]
+    assert read(Lists, multipart(("many", "1, 2.5"))).many == (1.0, 2.5)
+    assert read(Lists, sent(json={"bare": "[3]", "names": "a,b"})).names == ["a", "b"]
+    with pytest.raises(InvalidInput, match="one: must be given once"):
+        read(Lists, multipart(("one", "1"), ("one", "2")))
+
+
 # Files
+
+
+class WithAnOptionalFile(TextRequest):
+    """What no route has yet."""
+
+    audio_file: AudioFile | None = None
+
+
+def test_an_optional_file_may_be_left_out() -> None:
+    assert read(WithAnOptionalFile, sent(json={"prompt": "a"})).audio_file is None
+    assert read(WithAnOptionalFile, multipart(("prompt", "a"))).uploads("audio_file") == []
+    with_file = sent(data={"prompt": "a"}, files={"audio_file": ("b.wav", b"bytes")})
+    (upload,) = read(WithAnOptionalFile, with_file).uploads("audio_file")
+    assert upload.filename == "b.wav"
+    two = [("audio_file", ("b.wav", b"bytes"))] * 2
+    with pytest.raises(InvalidInput, match="audio_file: must be given once"):
+        read(WithAnOptionalFile, sent(data={"prompt": "a"}, files=two))
+    with pytest.raises(InvalidInput, match="audio_file: must be an uploaded file"):
+        read(WithAnOptionalFile, sent(json={"prompt": "a", "audio_file": "/etc/passwd"}))
 
 
 def test_an_upload_has_its_name_and_bytes_and_is_closed_at_the_end() -> None:
@@ -277,7 +346,7 @@ def test_the_bound_is_for_all_files_together() -> None:
 
 @pytest.mark.parametrize("how", ["data", "json"])
 def test_a_body_without_files_has_a_smaller_bound(how: str) -> None:
-    fields: Any = {"prompt": "x" * forms.OVERHEAD_BYTES}
+    fields: Any = {"prompt": "x" * OVERHEAD_BYTES}
     with pytest.raises(PayloadTooLarge):
         read(EmbedTextRequest, sent(**{how: fields}))
 

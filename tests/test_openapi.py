@@ -12,25 +12,23 @@ from typing import Any
 import jsonschema_rs
 import openapi_spec_validator
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from magenta_bento import errors
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.config import Settings
-from magenta_bento.web import cors, openapi
-from magenta_bento.web.requests import BlendRequest, TextRequest
-from magenta_bento.web.routes import COSTLY, OPEN
-from service import MagentaBento
+from magenta_bento.web import openapi, openapi_fields
+from magenta_bento.web.requests import AudioFile, BlendRequest, TextRequest, is_list
+from magenta_bento.web.routes import ROUTES, SOCKET, ApiKey
 
 # What only a live connection is told.
+OPEN = {route.path for route in ROUTES if route.api_key is ApiKey.NEVER}
 OF_SOCKETS = {errors.SlowReader, errors.IdleSession}
 GUARDED = Settings(enable_auth=True, api_keys=SecretStr("name:a-key-that-nobody-else-has"))
 
 
 def document(settings: Settings) -> dict[str, Any]:
-    made = openapi.document(MagentaBento.openapi_spec.asdict(), settings)  # type: ignore[attr-defined]
+    made = openapi.document(settings)
     openapi_spec_validator.validate(made)
     return made
 
@@ -117,11 +115,7 @@ def subclasses(of: type[errors.ServiceError]) -> set[type[errors.ServiceError]]:
 
 def test_limits_are_told_where_requests_are_counted(plain: dict[str, Any]) -> None:
     counted = {path for (path, _), told in methods(plain).items() if "429" in told["responses"]}
-    assert counted == {path for path in COSTLY if not path.startswith("/ws/")}
-
-
-def test_a_page_may_read_each_header_that_is_described(plain: dict[str, Any]) -> None:
-    assert set(plain["components"]["headers"]) - {"WWW-Authenticate"} == set(cors.ANSWER_HEADERS)
+    assert counted == {route.path for route in ROUTES if route.counted and route.methods != SOCKET}
 
 
 def test_every_answer_has_the_id_of_its_request(plain: dict[str, Any]) -> None:
@@ -157,45 +151,90 @@ def test_a_blank_prompt_is_one_for_schema_and_server(plain: dict[str, Any]) -> N
         assert bool(by_python.search(character)) == bool(character.strip()), hex(code)
 
 
-def pattern_of(name: str) -> str:
-    schema = field(document(Settings()), name, "/generate/blend", "application/json")
-    (text,) = (each for each in schema["anyOf"] if each["type"] == "string")
-    return str(text["pattern"])
-
-
-@given(st.from_regex(pattern_of("text_prompts"), fullmatch=True))
-def test_prompts_in_a_text_are_taken(text: str) -> None:
-    prompts = BlendRequest(text_prompts=text).text_prompts  # type: ignore[arg-type]
-    assert all(prompt.strip() for prompt in prompts)
-    if not text.startswith("["):
-        assert len(prompts) == text.count(",") + 1
-
-
-@given(st.from_regex(pattern_of("text_weights"), fullmatch=True))
-def test_weights_in_a_text_are_taken(text: str) -> None:
-    many = len([part for part in text.strip("[]").split(",") if part])
-    request = BlendRequest(text_prompts=["a"] * max(many, 1), text_weights=text)  # type: ignore[arg-type]
-    assert len(request.text_weights) == many
-
-
-@pytest.mark.parametrize(
-    ("name", "allowed", "forbidden"),
-    [
-        ("text_prompts", ["funk", "funk, jazz", '["slow, deep", "b"]'], ["", ",", "a,,b", " "]),
-        ("text_weights", ["", "1", "2,-1", "0.5, 1000", "[2.0, 1]"], ["0", "1,", "1001", "-0.0"]),
-    ],
-)
-def test_a_list_in_a_text(
-    plain: dict[str, Any], name: str, allowed: list[str], forbidden: list[str]
+@pytest.mark.parametrize("route", ["/generate/blend", "/generate/text"])
+@pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data"])
+def test_a_list_is_an_array_that_may_be_written_as_text(
+    plain: dict[str, Any], route: str, media_type: str
 ) -> None:
-    for media_type in ("application/json", "application/x-www-form-urlencoded"):
-        schema = field(plain, name, "/generate/blend", media_type)
-        assert [text for text in allowed if not allows(schema, text)] == []
-        assert [text for text in forbidden if allows(schema, text)] == []
+    model = next(each.request for each in ROUTES if each.path == route)
+    assert model is not None
+    lists = [name for name, field in model.model_fields.items() if is_list(field)]
+    assert "notes" in lists
+    for name in set(lists) - set(model.multipart_fields):
+        schema = field(plain, name, route, media_type)
+        assert "array" in schema["type"]
+        assert "separated by commas" in schema["description"]
+        assert not allows(schema, "1, 2")
+
+
+CONTROLS = {
+    "drums": (["on", "off", "auto"], ["loud", True, False, 1]),
+    "notes": ([[], [60], [0, 127]], [[128], [-1], [1.5], ["c"], "60", 60]),
+    "notes_mode": (["guide", "strict"], ["free", 0]),
+    "notes_width": ([0, 127], [-1, 128, 0.5]),
+    "style_levels": ([1, 12], [0, 13, "1"]),
+    "notes_guidance": ([-1, 6.8, 0.2], [-1.1, 7, "1"]),
+    "drums_guidance": ([-1, 6], [6.1, True]),
+}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_in_json_is_what_the_request_takes(plain: dict[str, Any], name: str) -> None:
+    allowed, forbidden = CONTROLS[name]
+    schema = field(plain, name, "/generate/text", "application/json")
+    assert [value for value in [*allowed, None] if not allows(schema, value)] == []
+    assert [value for value in forbidden if allows(schema, value)] == []
+    for value in allowed:
+        TextRequest(prompt="a", **{name: value})
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_in_a_query_may_be_left_empty(plain: dict[str, Any], name: str) -> None:
+    (parameter,) = (
+        each for each in plain["paths"]["/stream/text"]["get"]["parameters"] if each["name"] == name
+    )
+    assert parameter["allowEmptyValue"]
+    assert not parameter["required"]
+    allowed, forbidden = CONTROLS[name]
+    assert [value for value in allowed if not allows(parameter["schema"], value)] == []
+    assert [value for value in forbidden if allows(parameter["schema"], value)] == []
+
+
+class WithAnOptionalFile(TextRequest):
+    """What no route has yet."""
+
+    audio_file: AudioFile | None = Field(None, description="Audio to go on from.")
+
+
+def test_an_optional_file_asks_for_nothing_where_no_file_can_be_sent() -> None:
+    described = openapi_fields.described(WithAnOptionalFile, Settings())
+    assert openapi_fields.files_of(described) == ["audio_file"]
+    content = openapi_fields.request_body(described)["content"]
+    schemas = {media_type: each["schema"] for media_type, each in content.items()}
+    assert {name: each["required"] for name, each in schemas.items()} == {
+        "multipart/form-data": ["prompt"],
+        "application/x-www-form-urlencoded": ["prompt"],
+        "application/json": ["prompt"],
+    }
+    with_file = {name for name, each in schemas.items() if "audio_file" in each["properties"]}
+    assert with_file == {"multipart/form-data"}
+    file = schemas["multipart/form-data"]["properties"]["audio_file"]
+    assert (file["type"], file["format"]) == ("string", "binary")
+    assert all("anyOf" not in each for each in schemas.values())
+
+
+def test_prompts_of_a_blend_are_due_in_one_field_or_the_other(plain: dict[str, Any]) -> None:
+    content = plain["paths"]["/generate/blend"]["post"]["requestBody"]["content"]
+    one_of = [each["required"] for each in content["multipart/form-data"]["schema"]["anyOf"]]
+    assert one_of == [["text_prompts"], ["audio_files"]]
+    json_schema = content["application/json"]["schema"]
+    assert json_schema["required"] == ["text_prompts"]
+    assert json_schema["properties"]["text_prompts"]["minItems"] == 1
+    assert not {"anyOf", "audio_files"} & {*json_schema, *json_schema["properties"]}
 
 
 @pytest.mark.parametrize("value", [True, False])
-@pytest.mark.parametrize("name", ["seed", "temperature", "top_k", "guidance", "duration"])
+@pytest.mark.parametrize("name", ["seed", "temperature", "top_k", "duration", "drums", "notes"])
 def test_a_switch_is_no_number(name: str, value: bool) -> None:
     with pytest.raises(ValueError, match="must not be true or false"):
         TextRequest(prompt="a", **{name: value})

@@ -15,21 +15,21 @@ from fake_model import FakeModel, Rig, read, rig, until
 from serving import Server, serving
 
 from magenta_bento.access.clients import Client
+from magenta_bento.engine.engine import Engine
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NoSuchRequest
 from magenta_bento.web import progress as module
+from magenta_bento.web.answers import RequestProgress, body
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.progress import KEPT_REQUESTS, Progress
+from magenta_bento.web.routes import GENERATE_TEXT
 
 ALICE, BOB = "key alice", "key bob"
-FIELDS = {
-    *("id", "state", "queue_position", "estimated_wait_s"),
-    *("audio_seconds", "made_seconds"),
-}
+FIELDS = set(RequestProgress.model_fields)
 
 
 def context(request_id: str, client: str = ALICE) -> RequestContext:
-    return RequestContext(request_id, "/generate/text", Client(client, "", ""))
+    return RequestContext(request_id, GENERATE_TEXT, Client(client, "", ""))
 
 
 @pytest.fixture(name="one")
@@ -44,14 +44,18 @@ def _progress() -> Progress:
     return Progress()
 
 
+def reported(progress: Progress, client: str, request_id: str, engine: Engine) -> dict[str, Any]:
+    return body(progress.report(client, request_id, engine))
+
+
 def state(progress: Progress, one: Rig, request_id: str, client: str = ALICE) -> str:
-    told: str = progress.tell(client, request_id, one.engine)["state"]
+    told: str = reported(progress, client, request_id, one.engine)["state"]
     return told
 
 
 def is_unknown(progress: Progress, one: Rig, request_id: str, client: str = ALICE) -> bool:
     try:
-        progress.tell(client, request_id, one.engine)
+        reported(progress, client, request_id, one.engine)
     except NoSuchRequest:
         return True
     return False
@@ -70,8 +74,8 @@ async def test_a_request_is_followed_from_its_prompts_to_its_end(
 ) -> None:
     mine = context("mine")
     assert is_unknown(progress, one, "mine")
-    with progress.of(mine):
-        told = progress.tell(ALICE, "mine", one.engine)
+    with progress.track(mine):
+        told = reported(progress, ALICE, "mine", one.engine)
         assert told == {
             "id": "mine",
             "state": "preparing",
@@ -82,21 +86,21 @@ async def test_a_request_is_followed_from_its_prompts_to_its_end(
         }
         first = await playing(one)
         stream = one.submit(75)
-        mine.plays(stream, one.engine.position(stream))
-        told = progress.tell(ALICE, "mine", one.engine)
+        mine.attach_stream(stream, one.engine.position(stream))
+        told = reported(progress, ALICE, "mine", one.engine)
         assert (told["state"], told["queue_position"]) == ("waiting", 0)
         assert (told["audio_seconds"], told["made_seconds"]) == (3.0, 0.0)
         one.model.gate.set()
         await read(first)
         await until(lambda: stream.frames_made)
-        told = progress.tell(ALICE, "mine", one.engine)
+        told = reported(progress, ALICE, "mine", one.engine)
         assert told["state"] in ("playing", "finished")
         assert told["queue_position"] is None
         assert told["estimated_wait_s"] is None
         assert 0 < told["made_seconds"] <= 3.0
         await read(stream)
         assert state(progress, one, "mine") == "finished"
-    told = progress.tell(ALICE, "mine", one.engine)
+    told = reported(progress, ALICE, "mine", one.engine)
     assert (told["state"], told["made_seconds"]) == ("finished", 3.0)
     assert set(told) == FIELDS
 
@@ -108,9 +112,9 @@ async def test_places_in_the_queue_and_what_they_cost(one: Rig, progress: Progre
     with ExitStack() as held:
         for number in range(4):
             waiting = context(f"w{number}")
-            waiting.plays(one.submit(50), None)
-            held.enter_context(progress.of(waiting))
-        told = [progress.tell(ALICE, f"w{number}", one.engine) for number in range(4)]
+            waiting.attach_stream(one.submit(50), None)
+            held.enter_context(progress.track(waiting))
+        told = [reported(progress, ALICE, f"w{number}", one.engine) for number in range(4)]
         assert [each["queue_position"] for each in told] == [0, 1, 2, 3]
         waits = [one.engine.wait_s(stream) for stream in one.engine._admission.waiting()]
         assert all(wait is not None and wait > 0 for wait in waits)
@@ -121,7 +125,7 @@ async def test_places_in_the_queue_and_what_they_cost(one: Rig, progress: Progre
         one.model.gate.set()
         await read(first)
         await until(lambda: one.engine.waiting < 4)
-        assert progress.tell(ALICE, "w3", one.engine)["queue_position"] in (None, 0, 1, 2)
+        assert reported(progress, ALICE, "w3", one.engine)["queue_position"] in (None, 0, 1, 2)
 
 
 async def test_behind_music_without_an_end_nothing_is_promised(
@@ -129,9 +133,9 @@ async def test_behind_music_without_an_end_nothing_is_promised(
 ) -> None:
     endless = await playing(one, None)
     mine = context("mine")
-    mine.plays(one.submit(50), None)
-    with progress.of(mine):
-        told = progress.tell(ALICE, "mine", one.engine)
+    mine.attach_stream(one.submit(50), None)
+    with progress.track(mine):
+        told = reported(progress, ALICE, "mine", one.engine)
     assert (told["queue_position"], told["estimated_wait_s"]) == (0, None)
     endless.cancel()
 
@@ -142,12 +146,12 @@ async def test_who_left_is_cancelled(one: Rig, progress: Progress, when: str) ->
     first = await playing(one)
     stream = first if when == "playing" else one.submit(50)
     mine = context("mine")
-    mine.plays(stream, None)
-    with progress.of(mine):
+    mine.attach_stream(stream, None)
+    with progress.track(mine):
         assert state(progress, one, "mine") == when
         stream.cancel()
     assert not stream.phase.ended
-    told = progress.tell(ALICE, "mine", one.engine)
+    told = reported(progress, ALICE, "mine", one.engine)
     assert (told["state"], told["queue_position"]) == ("cancelled", None)
 
 
@@ -155,8 +159,8 @@ async def test_what_failed_has_failed(one: Rig, progress: Progress) -> None:
     one.model.fail("step")
     stream = one.submit(10)
     mine = context("mine")
-    mine.plays(stream, None)
-    with progress.of(mine):
+    mine.attach_stream(stream, None)
+    with progress.track(mine):
         await until(lambda: stream.phase.ended)
         assert state(progress, one, "mine") == "failed"
     assert state(progress, one, "mine") == "failed"
@@ -164,22 +168,22 @@ async def test_what_failed_has_failed(one: Rig, progress: Progress) -> None:
 
 async def test_others_are_told_nothing(one: Rig, progress: Progress) -> None:
     mine = context("mine")
-    mine.plays(one.submit(5), None)
+    mine.attach_stream(one.submit(5), None)
     for client in (BOB, "", "address 203.0.113.9"):
-        with progress.of(mine):
+        with progress.track(mine):
             assert is_unknown(progress, one, "mine", client)
         assert is_unknown(progress, one, "mine", client)
     assert not is_unknown(progress, one, "mine")
     with pytest.raises(NoSuchRequest) as raised:
-        progress.tell(BOB, "x" * 1000, one.engine)
+        progress.report(BOB, "x" * 1000, one.engine)
     assert raised.value.status == 404
     assert len(raised.value.message) < 150
 
 
 async def test_two_clients_may_use_the_same_id(one: Rig, progress: Progress) -> None:
     theirs, mine = context("1", BOB), context("1")
-    theirs.plays(one.submit(25), None)
-    with progress.of(theirs), progress.of(mine):
+    theirs.attach_stream(one.submit(25), None)
+    with progress.track(theirs), progress.track(mine):
         assert state(progress, one, "1") == "preparing"
         assert state(progress, one, "1", BOB) != "preparing"
 
@@ -187,16 +191,16 @@ async def test_two_clients_may_use_the_same_id(one: Rig, progress: Progress) -> 
 async def test_of_two_with_one_id_the_later_is_told(one: Rig, progress: Progress) -> None:
     first, second = context("same"), context("same")
     stream = one.submit(25)
-    first.plays(stream, None)
-    with progress.of(first):
+    first.attach_stream(stream, None)
+    with progress.track(first):
         await read(stream)
-        with progress.of(second):
+        with progress.track(second):
             assert state(progress, one, "same") == "preparing"
         assert state(progress, one, "same") == "finished"
 
 
 async def test_what_was_refused_is_not_kept(one: Rig, progress: Progress) -> None:
-    with progress.of(context("mine")):
+    with progress.track(context("mine")):
         pass
     assert is_unknown(progress, one, "mine")
 
@@ -208,20 +212,22 @@ async def test_what_is_kept_is_bounded_in_number_and_time(
     await read(stream)
     for number in range(KEPT_REQUESTS + 100):
         past = context(str(number))
-        past.plays(stream, None)
-        with progress.of(past):
+        past.attach_stream(stream, None)
+        with progress.track(past):
             pass
     assert not progress._open
     assert len(progress._ended) == KEPT_REQUESTS
-    assert all(isinstance(kept, dict) for kept in progress._ended.values())  # no audio, no stream
+    assert all(
+        isinstance(kept, RequestProgress) for kept in progress._ended.values()
+    )  # no audio, no stream
     assert is_unknown(progress, one, "99")
     assert not is_unknown(progress, one, "100")
     assert not is_unknown(progress, one, str(KEPT_REQUESTS + 99))
     monkeypatch.setattr(module, "KEPT_S", 0.05)
     short = Progress()
     mine = context("mine")
-    mine.plays(stream, None)
-    with short.of(mine):
+    mine.attach_stream(stream, None)
+    with short.track(mine):
         pass
     assert not is_unknown(short, one, "mine")
     await asyncio.sleep(0.06)
@@ -245,12 +251,12 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def told(server: Server, request_id: str, **headers: str) -> dict[str, Any]:
     answer = requests.get(f"{server.url}/requests/{request_id}", headers=headers, timeout=30)
-    body: dict[str, Any] = answer.json()
+    fields: dict[str, Any] = answer.json()
     if answer.status_code == 404:
-        return {"state": "unknown", **body}
-    assert answer.status_code == 200, body
-    assert set(body) == FIELDS
-    return body
+        return {"state": "unknown", **fields}
+    assert answer.status_code == 200, fields
+    assert set(fields) == FIELDS
+    return fields
 
 
 def wait_for(server: Server, request_id: str, *states: str, **headers: str) -> dict[str, Any]:

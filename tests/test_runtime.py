@@ -20,6 +20,7 @@ from magenta_bento.metrics import Metrics
 from magenta_bento.model import loader
 from magenta_bento.model.loader import LoadReport
 from magenta_bento.runtime import DEMO_NOTE, Runtime, ServerPhase
+from magenta_bento.web.answers import body as body_of
 from magenta_bento.weights.catalog import locate
 
 SETTINGS = Settings(shutdown_grace_s=0)
@@ -82,7 +83,7 @@ def refused(process: Process) -> str:
 
 
 async def test_while_it_loads(process: Process) -> None:
-    body = await process.runtime.health()
+    body = body_of(await process.runtime.health())
     assert body["status"] == "loading"
     assert body["models_loaded"] is False
     assert body["model"] == "demo"
@@ -94,7 +95,7 @@ async def test_while_it_loads(process: Process) -> None:
 
 async def test_when_it_is_ready(process: Process) -> None:
     await process.ready()
-    body = await process.runtime.health()
+    body = body_of(await process.runtime.health())
     assert body["status"] == "healthy"
     assert body["models_loaded"] is True
     assert (body["device"], body["dtype"]) == ("cpu", "float32")
@@ -115,7 +116,7 @@ async def test_when_loading_fails(process: Process, error: Exception) -> None:
     process.load_now.set()
     await until(lambda: process.deaths)
     assert process.deaths == [(error, True)]
-    body = await process.runtime.health()
+    body = body_of(await process.runtime.health())
     assert body["status"] == "failed"
     assert body["models_loaded"] is False
     assert "failed" in refused(process)
@@ -132,7 +133,7 @@ async def test_when_the_engine_dies(process: Process) -> None:
     await until(lambda: process.deaths)
     assert [while_loading for _, while_loading in process.deaths] == [False]
     assert process.runtime.phase is ServerPhase.FAILED
-    assert (await process.runtime.health())["status"] == "failed"
+    assert (await process.runtime.health()).status == "failed"
     assert process.metric("ready") == 0
     refused(process)
 
@@ -148,13 +149,18 @@ async def test_a_shutdown_lets_streams_finish_within_the_grace_period(
     streams = [process.submit(30, seed=seed) for seed in range(6)]
     ending = asyncio.create_task(asyncio.to_thread(process.runtime.shut_down))
     await until(lambda: process.runtime.phase is ServerPhase.DRAINING)
-    assert (await process.runtime.health())["status"] == "draining"
     assert process.metric("ready") == 0
     assert "draining" in refused(process)
+    health = await process.runtime.health()
+    assert (health.status, health.models_loaded, health.device) == ("draining", True, "cpu")
+    assert health.streams is not None
+    assert health.streams.active + health.streams.waiting == len(streams)
     process.model.gate.set()
     for seed, stream in enumerate(streams):
         np.testing.assert_array_equal(await read(stream), heard(seed, 30))
     await ending
+    body = body_of(await process.runtime.health())
+    assert body["streams"] == {"active": 0, "capacity": 4, "waiting": 0}
     assert process.deaths == []
 
 

@@ -11,33 +11,38 @@ import math
 from magenta_bento.access.limits import Limits
 
 SLICE_S = 10
-_DECIMALS_S = 6  # a plain sum of floats would pass a slice's end before the music does
+# Sums are rounded: a plain sum of floats would pass a slice's end before the music does.
+_DECIMALS_S = 6
 
 
 class AudioBudget:
-    """Of one request or connection.
+    """Charges one request or connection to its client's budget of seconds of music.
 
     Args:
-      limits: Has the budget.
-      client: Whose.
+      limits: Holds the budgets of all clients.
+      client: The id of the client that is charged.
     """
 
     def __init__(self, limits: Limits, client: str) -> None:
         self._limits = limits
         self._client = client
         self._whole_s = math.inf
-        self._made_s = 0.0
-        self._paid_s = 0
+        self._reserved_s = 0.0
+        self._charged_s = 0
 
-    async def check(self, seconds: float) -> None:
-        """Refuses what the budget does not hold; 0 seconds are music without an end.
+    async def check(self, seconds: float | None) -> None:
+        """Refuses music for which the budget is too small.
+
+        Args:
+          seconds: How long it is to be; None for music without an end, of which one slice must
+            be left.
 
         Raises:
-          AudioBudgetSpent: It does not.
+          AudioBudgetSpent: The budget is too small.
           LimitsUnknown: The store is down, and the setting says that nothing passes then.
         """
-        self._whole_s = seconds or math.inf
-        await self._limits.check_audio(self._client, seconds or SLICE_S)
+        self._whole_s = math.inf if seconds is None else seconds
+        await self._limits.check_audio(self._client, SLICE_S if seconds is None else seconds)
 
     async def charge(self, seconds: float) -> None:
         """Charges for a whole piece; raises as :meth:`check`."""
@@ -45,9 +50,9 @@ class AudioBudget:
 
     async def reserve(self, seconds: float) -> None:
         """Charges for what is about to be played; raises as :meth:`check`."""
-        self._made_s = round(self._made_s + seconds, _DECIMALS_S)
-        while self._made_s > self._paid_s:
-            left_s = max(self._whole_s, self._made_s) - self._paid_s
+        self._reserved_s = round(self._reserved_s + seconds, _DECIMALS_S)
+        while self._reserved_s > self._charged_s:
+            left_s = max(self._whole_s, self._reserved_s) - self._charged_s
             slice_s = math.ceil(min(SLICE_S, left_s))
             await self._limits.spend_audio(self._client, slice_s)
-            self._paid_s += slice_s
+            self._charged_s += slice_s

@@ -18,29 +18,29 @@ RETRY_AFTER_S = 1  # one of them may end at any moment
 
 
 class ConcurrencyLimit:
-    """See the module.
+    """Bounds how many requests each client has open at once.
 
     Args:
-      most: The most of one client; 0 for any number.
+      max_open: The bound for one client; 0 for any number.
       metrics: Where refusals are counted.
     """
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        self._most = most
+    def __init__(self, max_open: int, metrics: Metrics) -> None:
+        self._max_open = max_open
         self._refused = metrics.refused
         self._open: Counter[str] = Counter()
 
     @contextmanager
     def acquire(self, client: str) -> Iterator[None]:
-        """One place for as long as the context lasts.
+        """Counts a request as open for as long as the context manager lasts.
 
         Raises:
-          TooManyAtOnce: The client has no place left.
+          TooManyAtOnce: The client has as many open as it may.
         """
-        if self._most and self._open[client] >= self._most:
+        if self._max_open and self._open[client] >= self._max_open:
             self._refused.labels("too_many_at_once").inc()
             raise TooManyAtOnce(
-                f"{self._most} requests at once are allowed", retry_after_s=RETRY_AFTER_S
+                f"{self._max_open} requests at once are allowed", retry_after_s=RETRY_AFTER_S
             )
         self._open[client] += 1
         try:

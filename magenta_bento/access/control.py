@@ -1,4 +1,4 @@
-"""All that decides who may pass, made from the settings.
+"""Everything that decides which requests may pass, made from the settings.
 
 Invariant: a server that asks for keys has some.
 """
@@ -29,14 +29,14 @@ def key_ring(settings: Settings) -> KeyRing | None:
 
 @dataclass(frozen=True)
 class AccessControl:
-    """See the module.
+    """The keys and the limits of a server.
 
     Attributes:
-      keys: None if none are asked for.
+      keys: The API keys; None if none are asked for.
       store: Where limits are counted.
-      limits: How often, and how much.
-      concurrency: How many at once.
-      throttle: How fast the others are refused.
+      limits: How many requests and how many seconds of music a client may ask for.
+      concurrency: How many requests a client may have open at once.
+      throttle: How fast requests are refused.
     """
 
     keys: KeyRing | None
@@ -58,5 +58,5 @@ class AccessControl:
         )
 
     async def refuses_all(self) -> bool:
-        """Whether nothing can pass, as the limits can't be counted."""
-        return not await self.store.answers() and self.limits.unknown
+        """Whether every request is refused, as the limits can't be counted."""
+        return not await self.store.answers() and self.limits.unavailable

@@ -1,4 +1,4 @@
-"""Which API keys there are, and whose a presented one is.
+"""Which API keys there are, and the name of the key that a client presents.
 
 A key is kept as its SHA-256 digest, whether it was given as the key itself or as the digest:
 what a client presents is hashed too, and digests are compared in constant time. Keys are long
@@ -49,9 +49,9 @@ class KeyRing:
     def __init__(self, listed: str, file: Path | None = None) -> None:
         self._listed = _parse(listed.split(","), "API_KEYS", "key")
         self._file = file
-        self._seen: tuple[int, ...] = ()
+        self._read_stamp: tuple[int, ...] = ()
         self._look_next = 0.0
-        self._complaint = ""
+        self._last_error = ""
         self._keys = self._listed
         if file is not None:
             self._read(file)
@@ -73,18 +73,18 @@ class KeyRing:
     def _look(self, file: Path) -> None:
         """Reads the file again if it has changed; one that can't be used changes nothing."""
         try:
-            if _stamp(file) != self._seen:
+            if _stamp(file) != self._read_stamp:
                 self._read(file)
                 log.info("API_KEYS_FILE has changed: there are %d keys", len(self._keys))
-            self._complaint = ""
+            self._last_error = ""
         except (ConfigError, OSError) as error:
-            if str(error) != self._complaint:  # once, not each time that it is looked at
+            if str(error) != self._last_error:  # once, not each time that it is looked at
                 log.error("API_KEYS_FILE can't be used, the keys stay as they were: %s", error)
-            self._complaint = str(error)
+            self._last_error = str(error)
 
     def _read(self, file: Path) -> None:
         try:
-            seen = _stamp(file)
+            stamp = _stamp(file)
             lines = file.read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"API_KEYS_FILE: {file} can't be read: {error}") from error
@@ -93,7 +93,7 @@ class KeyRing:
         names = [key.name for key in keys]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"API_KEYS_FILE: two keys are called {min(twice)}")
-        self._seen, self._keys = seen, keys
+        self._read_stamp, self._keys = stamp, keys
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
@@ -102,13 +102,13 @@ def _stamp(file: Path) -> tuple[int, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _parse(entries: list[str], variable: str, unnamed: str) -> list[_Key]:
+def _parse(entries: list[str], variable: str, default_name: str) -> list[_Key]:
     """The keys of a list; an error names an entry by its place, never by what it holds."""
     keys: list[_Key] = []
     for place, entry in enumerate(filter(None, map(str.strip, entries)), 1):
         name, colon, secret = entry.partition(":")
         if not colon or f"{name}:" == DIGEST_PREFIX:
-            name, secret = f"{unnamed}{place}", entry
+            name, secret = f"{default_name}{place}", entry
         name, secret = name.strip(), secret.strip()
         where = f"{variable}: entry {place}"
         if not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARS:

@@ -22,6 +22,9 @@ from magenta_bento.config import Settings
 from magenta_bento.errors import AudioBudgetSpent, LimitsUnknown, RateLimited
 from magenta_bento.metrics import Metrics
 
+RATE_LIMIT_HEADER = "RateLimit"
+POLICY_HEADER = "RateLimit-Policy"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -42,18 +45,18 @@ class Policy:
     unit: str = ""
 
     @property
-    def described(self) -> str:
+    def header_member(self) -> str:
         """A member of RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."""
         unit = f';qu="{self.unit}"' if self.unit else ""
         return f'"{self.name}";q={self.quota};w={self.item.get_expiry()}{unit}'
 
 
 class Limits:
-    """See the module.
+    """Counts the requests and the seconds of music of each client.
 
     Args:
-      settings: What is allowed, and what holds while the store is down.
-      store: Where it is counted.
+      settings: The quotas, and whether requests pass while the store is down.
+      store: Where the counters are.
       metrics: Where refusals are counted.
     """
 
@@ -63,7 +66,8 @@ class Limits:
         self._fails_open = settings.rate_limit_on_store_failure == "open"
         self._exact = MovingWindowRateLimiter(store.storage)
         self._estimated = SlidingWindowCounterRateLimiter(store.storage)
-        # The shortest first: what a longer one refuses then only costs a place in the shorter.
+        # Shortest window first: a request that the hour refuses has then been counted in the
+        # minute only, which is over sooner.
         self._requests = [
             Policy(name, quota, window, item(quota, namespace="requests"))
             for name, quota, window, item in (
@@ -79,19 +83,19 @@ class Limits:
             self._audio = Policy("audio", seconds, "an hour", hourly, "audio-seconds")
 
     @property
-    def counted_anywhere(self) -> bool:
+    def any_quota(self) -> bool:
         return bool(self._requests or self._audio)
 
     @property
-    def unknown(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether all requests are refused because nothing can be counted."""
-        return self.counted_anywhere and not self._store.up and not self._fails_open
+        return self.any_quota and not self._store.up and not self._fails_open
 
     async def request(self, client: str) -> dict[str, str]:
-        """Counts a request; returns the headers that tell what is left.
+        """Counts a request; returns the headers that say what is left.
 
         Raises:
-          RateLimited: It is one too many; its headers tell the same.
+          RateLimited: It is one too many; the error's headers say what is left.
           LimitsUnknown: The store is down, and the setting says that nothing passes then.
         """
         left: dict[str, str] = {}
@@ -124,7 +128,7 @@ class Limits:
         """Refuses music for which the budget is too small, and counts nothing.
 
         Raises:
-          AudioBudgetSpent: It is.
+          AudioBudgetSpent: The budget is too small.
           LimitsUnknown: As :meth:`request`.
         """
         await self._budget(client, seconds, count=False)
@@ -185,8 +189,8 @@ class Limits:
         policies = [*self._requests, *([self._audio] if self._audio else [])]
         if not policies:
             return {}
-        told = {"RateLimit-Policy": ", ".join(policy.described for policy in policies)}
-        return {**told, "RateLimit": ", ".join(left.values())} if left else told
+        policy = {POLICY_HEADER: ", ".join(each.header_member for each in policies)}
+        return {**policy, RATE_LIMIT_HEADER: ", ".join(left.values())} if left else policy
 
 
 def _left(policy: Policy, stats: WindowStats | None, granted: bool) -> str:

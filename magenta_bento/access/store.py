@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 
 class Store:
-    """See the module.
+    """The storage of the ``limits`` library, asked with a bound on the time of each answer.
 
     Args:
-      url: ``memory://``, or of a Redis; it may hold a password and is never shown.
-      metrics: Where to count.
+      url: ``memory://``, or the address of a Redis; it may hold a password and is never shown.
+      metrics: Where its being up or down is shown.
 
     Raises:
       ConfigError: The URL can't be read.
@@ -70,17 +70,17 @@ class Store:
         except (redis.exceptions.RedisError, StorageError, OSError) as error:
             # An OSError is a TimeoutError too. The message may name the host, not the password.
             self._ask_next = time.monotonic() + RETRY_S
-            self._turn(False, f"{type(error).__name__}: {error}")
+            self._set_up(False, f"{type(error).__name__}: {error}")
             return None
-        self._turn(True, "it answers again")
+        self._set_up(True, "it answers again")
         return answer
 
     async def answers(self) -> bool:
-        """Whether it does, asked now; while it is down, only every ``RETRY_S``."""
-        # Not its check(): that returns a bool, whatever happens to it.
+        """Whether the store answers, asked now; while it is down, asked every ``RETRY_S`` only."""
+        # The storage has a check() of its own, but it catches the errors that ``ask`` looks for.
         return await self.ask(self.storage.get(_ANY_KEY)) is not None
 
-    def _turn(self, up: bool, why: str) -> None:
+    def _set_up(self, up: bool, why: str) -> None:
         if up is not self.up:
             log.log(logging.INFO if up else logging.ERROR, "the store of the limits: %s", why)
             self._metrics.limit_store_up.set(1 if up else 0)
@@ -114,14 +114,14 @@ def _redis(url: str) -> RedisStorage:
         pool = BlockingConnectionPool.from_url(
             url.replace("redis+unix://", "unix://", 1),
             max_connections=CONNECTIONS,
-            # Nets under our own patience.
+            # Twice PATIENCE_S: only for connections whose question was given up and goes on.
             timeout=2 * PATIENCE_S,
             socket_timeout=2 * PATIENCE_S,
             socket_connect_timeout=2 * PATIENCE_S,
-            # Once, as a connection may have been closed while nobody used it.
+            # Retried once, as the Redis may have closed a connection that was not in use.
             retry=Retry(NoBackoff(), 1),
         )
-        # Tells now, and not at each question, what it can't take.
+        # An address that can't be used raises here, and not at each question.
         pool.make_connection()  # type: ignore[no-untyped-call]
         return RedisStorage(
             f"async+{url}",

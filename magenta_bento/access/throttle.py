@@ -18,7 +18,7 @@ BURST_S = 0.5  # the refusals of so much time may leave at once
 
 
 class RefusalThrottle:
-    """See the module: a token bucket (Turner 1986) that waits instead of dropping.
+    """Delays refusals beyond a rate: a token bucket (Turner 1986) that waits instead of dropping.
 
     Args:
       per_s: Refusals a second; 0 for any number.
@@ -32,7 +32,8 @@ class RefusalThrottle:
         """Returns when the caller's refusal may leave."""
         now = time.monotonic()
         delay_s = min(LONGEST_S, self._next - now)
-        if delay_s < LONGEST_S:  # else as many as a flood likes would wait in line, for hours
+        # A refusal that waits the longest books no turn, else a flood would fill the next hours.
+        if delay_s < LONGEST_S:
             self._next = max(self._next, now - BURST_S) + self._interval_s
         if delay_s > 0:
             await asyncio.sleep(delay_s)

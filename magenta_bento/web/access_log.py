@@ -1,6 +1,6 @@
-"""What is kept of each request: a line in the log, metrics and attributes of its span.
+"""Writes for each request a line in the access log, its metrics and its spans.
 
-The answer gets the request's id and the headers that protect browsers.
+Its answer gets the request's id and the headers that protect browsers.
 
 Invariant: one access line a request, however it ends, and none holds a key, a query or, unless
 the operator wants it, a prompt.
@@ -21,26 +21,26 @@ from magenta_bento import logs, tracing
 from magenta_bento.engine.stream import Phase
 from magenta_bento.errors import ServiceError
 from magenta_bento.runtime import Runtime
-from magenta_bento.web.context import REQUEST_ID_HEADER, RequestContext
-from magenta_bento.web.routes import METRICS, OPEN, route_of
+from magenta_bento.web.context import RequestContext
+from magenta_bento.web.headers import CONTENT_SECURITY_POLICY, PROTECTION, REQUEST_ID
+from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST
+from magenta_bento.web.routes import ApiKey, route_of
 
 log = logging.getLogger("magenta_bento.access")
 
-STATUS_LEFT = 499  # nginx's word for a client that went before its answer
 SWITCHING_PROTOCOLS = 101
 MAX_PATH_CHARS = 200
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")
-POLICY_HEADER = "Content-Security-Policy"
-PROTECTION = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_LINE_START = ("method", "route", "path", "status")
 _STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 
 
 class AccessLogMiddleware:
-    """ASGI middleware; see the module.
+    """ASGI middleware: makes the context of each request, and writes its access line.
 
     Args:
-      app: What is recorded.
-      runtime: Gives the server's runtime, which is made after this.
+      app: The application whose requests are recorded.
+      runtime: Returns the server's runtime, which is made after the middleware.
     """
 
     def __init__(self, app: ASGIApp, runtime: Callable[[], Runtime]) -> None:
@@ -52,41 +52,42 @@ class AccessLogMiddleware:
             await self.app(scope, receive, send)
             return
         runtime = self._runtime()
-        framers = _framers(runtime.settings.cors_origins)
+        frame_ancestors = _frame_ancestors(runtime.settings.cors_origins)
         context = RequestContext.create(scope, route_of(scope["path"]))
-        remembered = logs.request_id.set(context.id)
+        id_token = logs.request_id.set(context.id)
         tracing.describe_request(context.id, scope["path"])
 
-        async def noted(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] in _STARTS:
                 context.status = message.get("status", SWITCHING_PROTOCOLS)
                 message.setdefault("headers", [])
                 headers = MutableHeaders(raw=list(message["headers"]))
-                policies = [headers.get(POLICY_HEADER), framers]
-                headers[POLICY_HEADER] = "; ".join(filter(None, policies))
-                headers.update({**PROTECTION, REQUEST_ID_HEADER: context.id})
+                policies = [headers.get(CONTENT_SECURITY_POLICY), frame_ancestors]
+                headers[CONTENT_SECURITY_POLICY] = "; ".join(filter(None, policies))
+                headers.update({**PROTECTION, REQUEST_ID.name: context.id})
                 for name, value in context.headers.items():
-                    headers.setdefault(name, value)  # an error knows better which limit it was
+                    # An error response that names the limit it exceeded keeps its own headers.
+                    headers.setdefault(name, value)
                 message["headers"] = headers.raw
             await send(message)
 
-        opened = runtime.metrics.open_requests.labels(context.route)
-        opened.inc()
+        open_requests = runtime.metrics.open_requests.labels(context.route.label)
+        open_requests.inc()
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, send_with_headers)
         except Exception as error:
             context.broken_off = error.type if isinstance(error, ServiceError) else repr(error)
             raise
         finally:
-            opened.dec()
+            open_requests.dec()
             _trace(context)
             _count(context, scope, runtime)
             _write(context, scope, with_prompt=runtime.settings.log_prompts)
-            logs.request_id.reset(remembered)
+            logs.request_id.reset(id_token)
 
 
-def _framers(origins: tuple[str, ...]) -> str:
-    """Who may call the server may also show it in a frame; "null" is no host that could."""
+def _frame_ancestors(origins: tuple[str, ...]) -> str:
+    """Origins that may call the server may also show it in a frame, but "null" is no host."""
     return " ".join(("frame-ancestors 'self'", *(o for o in origins if o != "null")))
 
 
@@ -94,18 +95,18 @@ def _count(context: RequestContext, scope: Scope, runtime: Runtime) -> None:
     metrics = runtime.metrics
     method = scope.get("method", "GET")
     metrics.requests.labels(
-        context.route,
+        context.route.label,
         method if method in METHODS else "other",
-        str(context.status or STATUS_LEFT),
+        str(context.status or STATUS_CLIENT_CLOSED_REQUEST),
         context.client.key,
     ).inc()
-    metrics.request_seconds.labels(context.route).observe(time.monotonic() - context.began)
+    metrics.request_seconds.labels(context.route.label).observe(time.monotonic() - context.started)
     if context.audio_s:
         metrics.audio_seconds.labels(context.client.key).inc(context.audio_s)
 
 
 def _trace(context: RequestContext) -> None:
-    """The parts of a request that the engine timed."""
+    """Records as spans the parts of a request that the engine timed."""
     timing = context.stream.timing if context.stream else None
     if timing and timing.playing:
         tracing.record("queue", timing.admitted, timing.playing)
@@ -114,19 +115,19 @@ def _trace(context: RequestContext) -> None:
 
 
 def _write(context: RequestContext, scope: Scope, *, with_prompt: bool) -> None:
-    is_probe = context.route in (*OPEN, METRICS)
+    is_page_or_probe = context.route.api_key is not ApiKey.ALWAYS
     fields: dict[str, Any] = {
         "method": scope.get("method", "WEBSOCKET"),
-        "route": context.route,
+        "route": context.route.label,
         "path": quote(scope["path"])[:MAX_PATH_CHARS],
-        "status": context.status or STATUS_LEFT,
-        "seconds": round(time.monotonic() - context.began, 3),
+        "status": context.status or STATUS_CLIENT_CLOSED_REQUEST,
+        "seconds": round(time.monotonic() - context.started, 3),
         "key": context.client.key,
         "address": context.client.address,
     }
     if stream := context.stream:
         fields |= {
-            # The engine ends at its next step what its reader has left.
+            # A stream whose reader has left ends at the engine's next step, after this line.
             "outcome": (stream.phase if stream.phase.ended else Phase.CANCELLED).value,
             "queue_seconds": round(stream.timing.waited_s, 3),
             "generation_seconds": round(stream.timing.in_slot_s, 3),
@@ -137,6 +138,8 @@ def _write(context: RequestContext, scope: Scope, *, with_prompt: bool) -> None:
         fields["broken_off"] = context.broken_off
     if with_prompt and context.prompt:
         fields["prompt"] = context.prompt
-    told = " ".join(f"{name}={value!r}" for name, value in list(fields.items())[4:] if value != "")
-    line = f"{fields['method']} {fields['path']} {fields['status']} {told} id={context.id}"
-    log.log(logging.DEBUG if is_probe else logging.INFO, line, extra=fields)
+    # Method, path and status begin the line. The route, which the path implies, is for JSON only.
+    pairs = {name: value for name, value in fields.items() if name not in _LINE_START}
+    text = " ".join(f"{name}={value!r}" for name, value in pairs.items() if value != "")
+    line = f"{fields['method']} {fields['path']} {fields['status']} {text} id={context.id}"
+    log.log(logging.DEBUG if is_page_or_probe else logging.INFO, line, extra=fields)

@@ -1,9 +1,9 @@
-"""Who may pass: what can be refused before a body is read, in the order that costs least.
+"""Which requests are refused before their body is read, the cheapest check first.
 
-    origin -> declared size -> key -> rate -> places at once -> the route
+    origin -> declared size -> key -> rate -> concurrent requests -> the route
 
-Invariant: nothing that is refused here has read a byte of a body, decoded, queued or taken a
-slot, and a WebSocket that is refused was never accepted.
+Invariant: for a request that is refused here no byte of a body was read, nothing was decoded or
+queued and no slot was taken, and a WebSocket that is refused was never accepted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from magenta_bento import tracing
-from magenta_bento.access.clients import client_of, presented_key
+from magenta_bento.access.budget import AudioBudget
+from magenta_bento.access.clients import KEY_HEADER, client_of, presented_key
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.config import Settings
 from magenta_bento.errors import (
@@ -26,20 +27,19 @@ from magenta_bento.errors import (
     shorten,
 )
 from magenta_bento.runtime import Runtime
+from magenta_bento.web.bodies import OVERHEAD_BYTES
 from magenta_bento.web.context import RequestContext
-from magenta_bento.web.forms import OVERHEAD_BYTES
 from magenta_bento.web.progress import Progress
 from magenta_bento.web.responses import error_response
-from magenta_bento.web.routes import COSTLY, METRICS, OPEN
 
 
 class AdmissionMiddleware:
-    """ASGI middleware; see the module.
+    """ASGI middleware: checks origin, size, key and limits before a request reaches its route.
 
     Args:
-      app: What is guarded.
-      runtime: Gives the server's runtime, which is made after this.
-      progress: Follows those who pass.
+      app: The application that serves the requests that pass.
+      runtime: Returns the server's runtime, which is made after the middleware.
+      progress: Tracks the requests that pass.
     """
 
     def __init__(self, app: ASGIApp, runtime: Callable[[], Runtime], progress: Progress) -> None:
@@ -53,43 +53,40 @@ class AdmissionMiddleware:
             return
         context = RequestContext.from_scope(scope)
         runtime = self._runtime()
-        with ExitStack() as held:
+        with ExitStack() as stack:
             try:
                 with tracing.tracer.start_as_current_span("admission"):
                     await _admit(scope, context, runtime)
-                if context.route in COSTLY:
-                    held.enter_context(runtime.access.concurrency.acquire(context.client.id))
-                    held.enter_context(self._progress.of(context))
+                if context.route.counted:
+                    stack.enter_context(runtime.access.concurrency.acquire(context.client.id))
+                    stack.enter_context(self._progress.track(context))
             except ServiceError as error:
                 await runtime.access.throttle.wait()
-                # Starlette answers a WebSocket with it before the upgrade.
+                # Starlette sends it to a WebSocket too, in place of the upgrade.
                 await error_response(error)(scope, receive, send)
                 return
             await self.app(scope, receive, send)
 
 
 async def _admit(scope: Scope, context: RequestContext, runtime: Runtime) -> None:
-    """Finds out who asks.
+    """Finds out which client sends a request, and what it may still ask for.
 
     Raises:
-      ServiceError: They may not.
+      ServiceError: The client may not send it.
     """
     settings, access = runtime.settings, runtime.access
     context.client = client_of(scope, settings.trusted_proxies)
     try:
         _check_origin(scope, settings)
         _check_size(scope, settings)
-        if access.keys is not None and not _is_open(context.route, settings):
-            context.client = context.client.with_key(await _key(scope, access.keys))
+        if access.keys is not None and not context.route.is_open(settings):
+            context.client = context.client.with_key(await _key_name(scope, access.keys))
     except ServiceError as error:
         runtime.metrics.refused.labels(error.type).inc()
         raise
-    if context.route in COSTLY:
+    context.budget = AudioBudget(access.limits, context.client.id)
+    if context.route.counted:
         context.headers |= await access.limits.request(context.client.id)
-
-
-def _is_open(route: str, settings: Settings) -> bool:
-    return route in OPEN or (route == METRICS and settings.metrics_without_key)
 
 
 def _check_origin(scope: Scope, settings: Settings) -> None:
@@ -108,18 +105,18 @@ def _check_origin(scope: Scope, settings: Settings) -> None:
 
 def _check_size(scope: Scope, settings: Settings) -> None:
     declared = Headers(scope=scope).get("content-length", "")
-    most = settings.max_file_size_bytes + OVERHEAD_BYTES
-    if declared.isdigit() and int(declared) > most:
+    max_bytes = settings.max_file_size_bytes + OVERHEAD_BYTES
+    if declared.isdigit() and int(declared) > max_bytes:
         raise PayloadTooLarge(
             f"uploads may have {settings.max_file_size_mb:g} MB together, fields 1 MB;"
             f" the body has {int(declared) / 1e6:g} MB"
         )
 
 
-async def _key(scope: Scope, keys: KeyRing) -> str:
+async def _key_name(scope: Scope, keys: KeyRing) -> str:
     presented = presented_key(scope)
     name = None if presented is None else await keys.name_of(presented)
     if name is None:
-        told = "an API key is needed" if presented is None else "the API key is not known"
-        raise Unauthorized(f"{told}: send it as X-API-Key or as a bearer token")
+        problem = "an API key is needed" if presented is None else "the API key is not known"
+        raise Unauthorized(f"{problem}: send it as {KEY_HEADER} or as a bearer token")
     return name

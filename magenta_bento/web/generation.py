@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from magenta_bento import __version__
-from magenta_bento.audio.encode import encode_off_loop, make_encoder, make_stream_encoder
+from magenta_bento.audio.encode import encode_off_loop, make_file_encoder, make_stream_encoder
 from magenta_bento.audio.formats import (
     CHANNELS,
     FRAME_SAMPLES,
@@ -36,7 +37,8 @@ from magenta_bento.runtime import DEMO_NOTE, Runtime
 from magenta_bento.style import Style
 from magenta_bento.timeline import constant
 from magenta_bento.tracing import record, tracer
-from magenta_bento.web.endpoint import Call, ClientGone
+from magenta_bento.web import headers
+from magenta_bento.web.context import RequestContext
 from magenta_bento.web.requests import (
     AudioPrompt,
     BlendPrompts,
@@ -65,7 +67,7 @@ class ResolvedPrompt:
 
 
 class MusicGenerator:
-    """See the module.
+    """Makes the answers of ``/generate`` and ``/stream``.
 
     Args:
       runtime: Has the engine and the prompter, once they are loaded.
@@ -77,7 +79,9 @@ class MusicGenerator:
         # Each entry is one open request: bounded by the engine's queue and slots.
         self._encodes = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
 
-    async def check(self, request: GenerationRequest | StreamRequest, call: Call) -> None:
+    async def check(
+        self, request: GenerationRequest | StreamRequest, context: RequestContext
+    ) -> None:
         """Refuses a request before anything of it costs.
 
         Raises:
@@ -86,9 +90,11 @@ class MusicGenerator:
           Overloaded: Nobody else may wait.
           AudioBudgetSpent: The client has had its seconds of music.
         """
-        seconds = self.seconds(request)
+        seconds = request.seconds
+        if seconds is not None:
+            seconds = self._bounded_s(request, seconds)
         self._runtime.loaded.engine.check_room()
-        await call.budget.check(seconds)
+        await context.budget.check(seconds)
 
     @tracer.start_as_current_span("embed")
     async def embed_text(self, prompt: TextPrompt) -> ResolvedPrompt:
@@ -126,25 +132,25 @@ class MusicGenerator:
         return ResolvedPrompt(style, " + ".join(names))
 
     async def respond_with_file(
-        self, request: GenerationRequest, resolved: ResolvedPrompt, call: Call
+        self, request: GenerationRequest, resolved: ResolvedPrompt, context: RequestContext
     ) -> Response:
         """A finished file.
 
         Raises:
-          ClientGone: The client left.
+          ClientDisconnect: The client left.
           ServiceError: The engine refuses, or the model or the encoder fails.
         """
         began = time.monotonic()
-        frames = frames_for(self.seconds(request))
-        stream = await self._begin(request, resolved, call, frames)
-        await call.budget.charge(frames / FRAMES_PER_SECOND)
+        frames = frames_for(self._bounded_s(request, request.seconds))
+        stream = await self._begin(request, resolved, context, frames)
+        await context.budget.charge(frames / FRAMES_PER_SECOND)
         tags = self._tags(resolved.title, stream.seed)
         bitrate = self._settings.mp3_bitrate_kbps
-        encoder = make_encoder(request.format, tags, bitrate, streamed=False)
+        encoder = make_file_encoder(request.format, tags, bitrate)
         async for block in stream.blocks():
             await encode_off_loop(encoder, block, self._encodes)
         if stream.phase is not Phase.FINISHED:
-            raise ClientGone
+            raise ClientDisconnect
         data = await self._encode(encoder.finish)
         record("encode", stream.timing.first_block or began, time.monotonic())
         return audio_response(
@@ -160,16 +166,19 @@ class MusicGenerator:
         )
 
     async def respond_with_stream(
-        self, request: StreamRequest, resolved: ResolvedPrompt, call: Call
+        self, request: StreamRequest, resolved: ResolvedPrompt, context: RequestContext
     ) -> Response:
-        """Bytes that leave as they come; raises as :meth:`file` does, before the first of them."""
-        seconds = self.seconds(request)
-        frames = frames_for(seconds) if seconds else None
+        """Audio that is sent while it is made.
+
+        Raises as :meth:`respond_with_file` does, before the first byte is sent.
+        """
+        seconds = request.seconds
+        frames = None if seconds is None else frames_for(self._bounded_s(request, seconds))
         live = request.in_real_time
         stream = await self._begin(
             request,
             resolved,
-            call,
+            context,
             frames,
             lead_frames=ENGINE_LEAD_FRAMES if live else ASAP_LEAD_FRAMES,
             live=live,
@@ -177,31 +186,38 @@ class MusicGenerator:
         encoder = make_stream_encoder(
             request.format,
             self._tags(resolved.title, stream.seed),
-            self._settings.mp3_bitrate_kbps,
-            None if frames is None else frames * FRAME_SAMPLES,
+            samples=None if frames is None else frames * FRAME_SAMPLES,
+            mp3_bitrate_kbps=self._settings.mp3_bitrate_kbps,
         )
         pacer = None
         if live:
             lead_s = STREAM_LEAD_S - ENGINE_LEAD_FRAMES / FRAMES_PER_SECOND
             pacer = Pacer(lead_s, on_underrun=self._runtime.metrics.underruns.inc)
-        chunks = encoded(stream, encoder, pacer, call.budget, self._encodes)
+        chunks = encoded(stream, encoder, pacer, context.budget, self._encodes)
         try:
             first = await anext(chunks)
         except StopAsyncIteration:
-            raise ClientGone from None
-        headers = {"X-Seed": str(stream.seed), "X-Model": self._runtime.files.name}
-        headers["Cache-Control"] = "no-store"
+            raise ClientDisconnect from None
+        response_headers = {
+            headers.SEED.name: str(stream.seed),
+            headers.MODEL.name: self._runtime.files.name,
+            headers.CACHE_CONTROL: "no-store",
+        }
         if request.format is StreamFormat.pcm:
-            headers["X-Sample-Rate"] = str(SAMPLE_RATE_HZ)
-            headers["X-Channels"] = str(CHANNELS)
-            headers["X-Sample-Format"] = "s16le"
-        return StreamedAudio(first, chunks, stream.cancel, request.format.media_type, headers)
+            response_headers |= {
+                headers.SAMPLE_RATE.name: str(SAMPLE_RATE_HZ),
+                headers.CHANNEL_COUNT.name: str(CHANNELS),
+                headers.SAMPLE_FORMAT.name: headers.SAMPLE_FORMAT_NAME,
+            }
+        return StreamedAudio(
+            first, chunks, stream.cancel, request.format.media_type, response_headers
+        )
 
     async def _begin(
         self,
         request: SamplingRequest,
         resolved: ResolvedPrompt,
-        call: Call,
+        context: RequestContext,
         frames: int | None,
         *,
         lead_frames: int | None = None,
@@ -214,30 +230,27 @@ class MusicGenerator:
             seed_or_random(request.seed),
             frames,
             lead_frames=lead_frames,
-            client=call.context.client.id,
+            client=context.client.id,
             live=live,
         )
         stream = loaded.engine.submit(spec, asyncio.get_running_loop())
-        call.when_gone(stream.cancel)
-        call.context.plays(stream, loaded.engine.position(stream))
-        call.context.prompt = resolved.title
+        context.on_disconnect(stream.cancel)
+        context.attach_stream(stream, loaded.engine.position(stream))
+        context.prompt = resolved.title
         return stream
 
-    def seconds(self, request: GenerationRequest | StreamRequest) -> float:
-        """How long the music is to be; 0 for as long as somebody listens.
+    def _bounded_s(self, request: GenerationRequest | StreamRequest, seconds: float) -> float:
+        """How long music with an end is to be, within what a setting allows.
 
         Raises:
           InvalidInput: Longer than a setting allows.
         """
-        is_stream = isinstance(request, StreamRequest)
-        longest = self._settings.max_stream_duration if is_stream else self._settings.max_duration
+        longest = type(request).max_values(self._settings)["duration"]
         if "duration" not in request.model_fields_set:
-            return min(request.duration, longest)
-        if request.duration > longest:
-            raise InvalidInput.field(
-                "duration", f"must be at most {longest:g} seconds", request.duration
-            )
-        return request.duration
+            return min(seconds, longest)
+        if seconds > longest:
+            raise InvalidInput.field("duration", f"must be at most {longest:g} seconds", seconds)
+        return seconds
 
     def _tags(self, title: str, seed: int) -> Tags:
         demo = f"; {DEMO_NOTE}" if self._runtime.is_demo else ""

@@ -12,12 +12,13 @@ import logging
 from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magenta_bento.errors import ServiceError
-from magenta_bento.web.responses import error_response
-from magenta_bento.web.routes import BY_QUERY
+from magenta_bento.web.answers import Error
+from magenta_bento.web.headers import ALLOW
+from magenta_bento.web.responses import error_response, json_response
+from magenta_bento.web.routes import route_of
 
 log = logging.getLogger("magenta_bento")
 
@@ -25,7 +26,7 @@ _PHRASES = {status.value: status.phrase.lower() for status in HTTPStatus}
 
 
 class OneErrorShape:
-    """ASGI middleware; see the module."""
+    """ASGI middleware: gives the errors of BentoML and Starlette the shape of ours."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -64,12 +65,14 @@ def _is_foreign(start: Message) -> bool:
 
 async def _send_instead(scope: Scope, start: Message, receive: Receive, send: Send) -> None:
     phrase = _PHRASES.get(start["status"], "error")  # 499, for one, is no standard's
-    told = f"{scope['method']} {scope['path']}: {phrase}"
-    body = {"error": told, "type": phrase.replace(" ", "_"), "detail": []}
+    message = f"{scope['method']} {scope['path']}: {phrase}"
+    error = Error(error=message, type=phrase.replace(" ", "_"), detail=[])
     headers = _kept(start)
-    if start["status"] == HTTPStatus.METHOD_NOT_ALLOWED and scope["path"] in BY_QUERY:
-        headers["allow"] = "GET, POST"  # each of the two routers knows of one
-    response = JSONResponse(body, status_code=start["status"], headers=headers)
+    methods = route_of(scope["path"]).methods
+    if start["status"] == HTTPStatus.METHOD_NOT_ALLOWED and methods:
+        # BentoML's router and Starlette's each know only their own methods of a path.
+        headers[ALLOW.lower()] = ", ".join(methods)
+    response = json_response(error, start["status"], headers)
     await response(scope, receive, send)
 
 

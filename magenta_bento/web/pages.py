@@ -25,13 +25,13 @@ from starlette.staticfiles import StaticFiles
 from magenta_bento.errors import ServiceError
 from magenta_bento.metrics import CONTENT_TYPE_LATEST
 from magenta_bento.runtime import Runtime, ServerPhase
+from magenta_bento.web import routes
 from magenta_bento.web.context import RequestContext
+from magenta_bento.web.headers import CONTENT_SECURITY_POLICY
 from magenta_bento.web.progress import Progress
-from magenta_bento.web.responses import error_response
-from magenta_bento.web.routes import METRICS, REQUESTS
+from magenta_bento.web.responses import error_response, json_response
 
 ASSETS_PACKAGE = "drf_spectacular_sidecar"
-ASSETS_URL = "/docs-assets"
 _SWAGGER = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Magenta Bento: API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -56,35 +56,34 @@ def make_app(
     runtime: Callable[[], Runtime],
     openapi: Callable[[], dict[str, Any]],
     progress: Progress,
-    beside: Sequence[BaseRoute],
+    other_routes: Sequence[BaseRoute],
     *,
     with_metrics: bool,
 ) -> Starlette:
     """The pages as an application to be mounted beside the API.
 
     Args:
-      runtime: Gives the server's runtime, which is made after this.
-      openapi: Gives the OpenAPI document.
-      progress: Of the requests that are served.
-      beside: Further routes of the same application.
-      with_metrics: Whether there are any.
+      runtime: Returns the server's runtime, which is made after the application.
+      openapi: Returns the OpenAPI document.
+      progress: Knows the requests that are served.
+      other_routes: Further routes of the same application.
+      with_metrics: Whether ``/metrics`` is among the pages.
     """
 
     async def health(_: Request) -> Response:
-        body = await runtime().health()
-        healthy = body["status"] == ServerPhase.READY
-        return JSONResponse(body, status_code=200 if healthy else 503)
+        answer = await runtime().health()
+        return json_response(answer, 200 if answer.status is ServerPhase.READY else 503)
 
     async def metrics(_: Request) -> Response:
         return Response(
             await asyncio.to_thread(runtime().exposition), media_type=CONTENT_TYPE_LATEST
         )
 
-    async def progressed(request: Request) -> Response:
+    async def request_progress(request: Request) -> Response:
         client = RequestContext.from_scope(request.scope).client.id
         try:
             engine = runtime().loaded.engine
-            return JSONResponse(progress.tell(client, request.path_params["request_id"], engine))
+            return json_response(progress.report(client, request.path_params["request_id"], engine))
         except ServiceError as error:
             return error_response(error)
 
@@ -102,22 +101,22 @@ def make_app(
 
     return Starlette(
         routes=[
-            Route("/", index),
-            Route("/health", health),
-            Route(REQUESTS, progressed),
-            *([Route(METRICS, metrics)] if with_metrics else []),
-            Route("/docs", swagger),
-            Route("/redoc", redoc),
-            Route("/docs.json", document),
-            *beside,
-            Mount(ASSETS_URL, StaticFiles(directory=_assets_folder())),
+            Route(routes.INDEX.path, index),
+            Route(routes.HEALTH.path, health),
+            Route(routes.REQUEST.path, request_progress),
+            *([Route(routes.METRICS.path, metrics)] if with_metrics else []),
+            Route(routes.DOCS.path, swagger),
+            Route(routes.REDOC.path, redoc),
+            Route(routes.DOCUMENT.path, document),
+            *other_routes,
+            Mount(routes.ASSETS.path, StaticFiles(directory=_assets_folder())),
         ]
     )
 
 
 def _page(html: str) -> Response:
-    html = html.format(assets=ASSETS_URL.lstrip("/"))
-    return HTMLResponse(html, headers={"Content-Security-Policy": _policy(html)})
+    html = html.format(assets=routes.ASSETS.path.lstrip("/"))
+    return HTMLResponse(html, headers={CONTENT_SECURITY_POLICY: _policy(html)})
 
 
 def _policy(html: str) -> str:

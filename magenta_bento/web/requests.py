@@ -1,7 +1,7 @@
 """The requests of the REST API, as validated frozen types.
 
-Each is at once what BentoML publishes (OpenAPI, ``/schema.json``, its Python client) and what
-the service works with. How the bytes of a body become one of these is ``web.forms``'s matter.
+Each is at once what is published (OpenAPI, ``/schema.json``, BentoML's Python client) and what
+the service works with. ``web.forms`` makes them from the bytes of a body.
 
 Invariant: whoever holds one of these need not check it again, but for what only a setting
 bounds (``MAX_DURATION``) or only decoding shows (whether an upload is audio).
@@ -10,16 +10,17 @@ bounds (``MAX_DURATION``) or only decoding shows (whether an upload is audio).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from types import UnionType
+from typing import Annotated, Any, BinaryIO, ClassVar, Union, get_args, get_origin
 
 from _bentoml_sdk import IODescriptor
-from bentoml.validators import ContentType
+from bentoml.validators import ContentType, FileSchema
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -27,9 +28,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from starlette.requests import Request
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
+from magenta_bento.config import Settings
 from magenta_bento.controls import Controls, Seed
 from magenta_bento.errors import InvalidInput
 
@@ -37,6 +40,10 @@ MAX_PROMPT_CHARS = 1_000
 MAX_TEXT_PROMPTS = 16
 MAX_AUDIO_PROMPTS = 8
 MAX_WEIGHT = 1_000.0
+
+
+# bentoml: it can't make a union of a file and None, as Python wants to hash what is in a union.
+FileSchema.__hash__ = lambda file: hash((file.format, file.content_type))
 
 
 class Pace(StrEnum):
@@ -67,15 +74,45 @@ class Unparsed:
     model_fields = ("request",)  # what BentoML reads to know the method's arguments
 
 
+def is_list(field: FieldInfo) -> bool:
+    """Whether a field holds any number of values: a list, or a tuple of any length."""
+    return any(
+        get_origin(option) is list
+        or (get_origin(option) is tuple and get_args(option)[1:] == (Ellipsis,))
+        for option in _options(field.annotation)
+    )
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    """The types that a value may have, out of Annotated and unions."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _options(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for option in get_args(annotation):
+            yield from _options(option)
+    else:
+        yield annotation
+
+
 class ApiRequest(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
     """Base of all bodies.
 
     BentoML would parse the body itself, but turns form values into JSON where it can, loses
-    file names, fetches URLs that stand in file fields, and words errors its own way. So it is
-    only told where the request is, and ``web.endpoint`` parses.
+    file names, fetches URLs that stand in file fields, and words errors its own way. So it only
+    gets the request as it came, and ``web.endpoint`` parses.
+
+    Any field that is a list also takes text: its values separated by commas, or a JSON list.
+    Words are never written as true or false: ``drums`` is ``on`` here, while a message of
+    ``/ws/jam`` may say true.
+
+    Attributes:
+      one_of: Fields that are lists, at least one of which has to hold something.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    one_of: ClassVar[tuple[str, ...]] = ()
 
     _uploads: dict[str, list[Upload]] = PrivateAttr(default_factory=dict)
 
@@ -83,11 +120,19 @@ class ApiRequest(IODescriptor):  # type: ignore[misc]  # BentoML is untyped here
     async def from_http_request(cls, request: Request, serde: Any) -> Any:
         return Unparsed(request)
 
+    @classmethod
+    def max_values(cls, settings: Settings) -> dict[str, float]:
+        """Bounds of fields that are settings: the name of each field, and the most it may be."""
+        return {}
+
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """JSON's true is not 1, and 1 is not true; Pydantic takes each for the other."""
-        if cls.model_fields[str(info.field_name)].annotation is bool:
+    def _read_spelling(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reads a list from text. JSON's true is not 1, and 1 is not true, as Pydantic has it."""
+        field = cls.model_fields[str(info.field_name)]
+        if is_list(field):
+            value = _as_list(value)
+        if field.annotation is bool:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 raise ValueError("must be true or false")
         elif any(isinstance(item, bool) for item in (value if type(value) is list else [value])):
@@ -150,7 +195,7 @@ Weight = Annotated[
     ),
     AfterValidator(_not_zero),
 ]
-Weights = Annotated[list[Weight], BeforeValidator(_as_list)]
+Weights = list[Weight]
 AudioFile = Annotated[Path, ContentType("audio/*")]
 
 
@@ -166,10 +211,12 @@ class AudioPrompt(ApiRequest):
 
 
 class BlendPrompts(ApiRequest):
-    text_prompts: Annotated[list[Prompt], BeforeValidator(_as_list)] = Field(
+    one_of: ClassVar[tuple[str, ...]] = ("text_prompts", "audio_files")
+
+    text_prompts: list[Prompt] = Field(
         default=[],
         max_length=MAX_TEXT_PROMPTS,
-        description="Comma-separated, a JSON list, or the field repeated.",
+        description="What the music is like, several times.",
         examples=[["deep house", "solo cello"]],  # no commas: Swagger UI joins them by some
     )
     text_weights: Weights = Field(
@@ -190,33 +237,30 @@ class BlendPrompts(ApiRequest):
 
     @model_validator(mode="after")
     def _counts_match(self) -> BlendPrompts:
-        if not self.text_prompts and not self.audio_files:
-            raise ValueError("text_prompts or audio_files must hold at least one prompt")
+        if not any(getattr(self, name) for name in self.one_of):
+            raise ValueError(f"{' or '.join(self.one_of)} must hold at least one prompt")
         for weights, prompts in (
             ("text_weights", "text_prompts"),
             ("audio_weights", "audio_files"),
         ):
-            given, due = len(getattr(self, weights)), len(getattr(self, prompts))
-            if given not in (0, due):
+            weight_count, prompt_count = len(getattr(self, weights)), len(getattr(self, prompts))
+            if weight_count not in (0, prompt_count):
                 raise InvalidInput.field(
-                    weights, f"must be one for each of the {due} {prompts}", f"{given} weights"
+                    weights,
+                    f"must be one for each of the {prompt_count} {prompts}",
+                    f"{weight_count} weights",
                 )
         return self
 
 
 class SamplingRequest(ApiRequest, Controls):
-    """What every piece of music can be told beside its prompts."""
+    """What a request for music may say beside its prompts."""
 
     seed: Seed | None = Field(
         default=None,
         examples=[42],
         description="The same request with the same seed gives the same music; random if absent.",
     )
-
-    @field_validator("notes", mode="before")
-    @classmethod
-    def _notes_may_be_text(cls, value: Any) -> Any:
-        return _as_list(value)
 
 
 class GenerationRequest(SamplingRequest):
@@ -229,6 +273,15 @@ class GenerationRequest(SamplingRequest):
         description="Seconds of music, up to MAX_DURATION; rounded up to whole 40 ms frames.",
     )
     format: AudioFormat = Field(AudioFormat.mp3, description="The file format of the answer.")
+
+    @classmethod
+    def max_values(cls, settings: Settings) -> dict[str, float]:
+        return {"duration": settings.max_duration}
+
+    @property
+    def seconds(self) -> float:
+        """How long the music is to be."""
+        return self.duration
 
 
 class StreamRequest(SamplingRequest):
@@ -249,9 +302,18 @@ class StreamRequest(SamplingRequest):
         " asap if absent, realtime for duration 0.",
     )
 
+    @classmethod
+    def max_values(cls, settings: Settings) -> dict[str, float]:
+        return {"duration": settings.max_stream_duration}
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the music is to be; None until the client leaves, which is sent as 0."""
+        return None if self.duration == 0 else self.duration
+
     @property
     def in_real_time(self) -> bool:
-        return self.pace is Pace.realtime or (self.pace is None and self.duration == 0)
+        return self.pace is Pace.realtime or (self.pace is None and self.seconds is None)
 
 
 class TextRequest(TextPrompt, GenerationRequest):

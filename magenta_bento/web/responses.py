@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from magenta_bento.audio.formats import AudioFormat
 from magenta_bento.errors import ServiceError
+from magenta_bento.web import headers as header_table
+from magenta_bento.web.answers import Error, body
 
 MAX_FILENAME_CHARS = 60
+STATUS_CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it, but the log keeps it
 
 
 def error_response(error: ServiceError) -> JSONResponse:
-    return JSONResponse(error.as_dict(), status_code=error.status, headers=dict(error.headers))
+    return json_response(Error.from_service_error(error), error.status, error.headers)
+
+
+def json_response(
+    answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(body(answer), status_code=status, headers=dict(headers or {}))
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,12 @@ def audio_response(piece: Rendered) -> Response:
         piece.data,
         media_type=piece.format.media_type,
         headers={
-            "Content-Disposition": _attachment(piece, name),
-            "X-Seed": str(piece.seed),
-            "X-Model": piece.model,
-            "X-Audio-Duration": f"{piece.audio_s:.2f}",
-            "X-Generation-Time": f"{piece.took_s:.3f}",
-            "X-Realtime-Factor": f"{piece.audio_s / max(piece.took_s, 1e-3):.2f}",
+            header_table.DISPOSITION.name: _attachment(piece, name),
+            header_table.SEED.name: str(piece.seed),
+            header_table.MODEL.name: piece.model,
+            header_table.DURATION.name: f"{piece.audio_s:.2f}",
+            header_table.GENERATION_TIME.name: f"{piece.took_s:.3f}",
+            header_table.REALTIME_FACTOR.name: f"{piece.audio_s / max(piece.took_s, 1e-3):.2f}",
         },
     )
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from magenta_bento.access.budget import AudioBudget
 from magenta_bento.errors import NotReady
 from magenta_bento.live import messages
 from magenta_bento.live.connection import Connection
@@ -21,7 +20,10 @@ from magenta_bento.live.lyria import Lyria
 from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession
 from magenta_bento.runtime import Loaded, Runtime
+from magenta_bento.web.answers import MessageSchemas
 from magenta_bento.web.context import RequestContext
+from magenta_bento.web.responses import json_response
+from magenta_bento.web.routes import JAM, JAM_SCHEMA, LYRIA
 
 LYRIA_METHOD = "GenerativeService.BidiGenerateMusic"
 NORMAL_CLOSE = 1000
@@ -32,7 +34,7 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
     """The routes of live music.
 
     Args:
-      runtime: Gives the server's runtime, which is made after this.
+      runtime: Returns the server's runtime, which is made after the routes.
     """
 
     async def serve(
@@ -46,14 +48,12 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
             await connection.close(error.close_code, error.message)
             return
         context = RequestContext.from_scope(socket.scope)
-        client = context.client.id
-        budget = AudioBudget(runtime().access.limits, client)
         session = LiveSession(
             loaded.engine,
             loaded.prompter,
-            client,
-            budget,
-            on_stream=context.plays,
+            context.client.id,
+            context.budget,
+            on_stream=context.attach_stream,
             on_underrun=runtime().metrics.underruns.inc,
         )
         await protocol(connection, session, loaded).run()
@@ -70,13 +70,10 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
         await serve(socket, lambda c, session, on: Lyria(c, session, on.prompter))
 
     async def schema(_: Request) -> Response:
-        return JSONResponse(messages.schema())
+        return json_response(MessageSchemas.model_validate(messages.schema()))
 
     return [
-        WebSocketRoute("/ws/jam", jam),
-        Route("/ws/jam/schema.json", schema),
-        # google.ai.generativelanguage.{version}.GenerativeService.BidiGenerateMusic; the
-        # JavaScript SDK, and the Python one for some base URLs, put two slashes in front.
-        WebSocketRoute("/ws/{method}", lyria),
-        WebSocketRoute("//ws/{method}", lyria),
+        WebSocketRoute(JAM.path, jam),
+        Route(JAM_SCHEMA.path, schema),
+        *(WebSocketRoute(path, lyria) for path in (LYRIA.path, *LYRIA.other_paths)),
     ]

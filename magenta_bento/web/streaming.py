@@ -43,7 +43,7 @@ async def encoded(
     Raises:
       ServiceError: The stream or the encoder failed, or the client's budget is spent.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     async for block in stream.blocks():
         block_s = len(block) / FRAME_SAMPLES / FRAMES_PER_SECOND
         await budget.reserve(block_s)
@@ -58,25 +58,25 @@ async def encoded(
         rest := await asyncio.get_running_loop().run_in_executor(pool, encoder.finish)
     ):
         yield rest
-    record("encode", stream.timing.first_block or began, time.monotonic())
+    record("encode", stream.timing.first_block or started, time.monotonic())
 
 
 class StreamedAudio(Response):
-    """See the module.
+    """A response whose body is made while it is sent.
 
     Args:
-      first: The first bytes.
-      rest: The others.
-      leave: Called when the client goes away.
-      media_type: Of the audio.
-      headers: Beside the content type.
+      first: The first bytes of the body.
+      rest: The bytes after them.
+      cancel: Called when the client goes away.
+      media_type: Media type of the audio.
+      headers: Response headers beside the content type.
     """
 
     def __init__(
         self,
         first: bytes,
         rest: AsyncGenerator[bytes, None],
-        leave: Callable[[], None],
+        cancel: Callable[[], None],
         media_type: str,
         headers: dict[str, str],
     ) -> None:
@@ -85,12 +85,12 @@ class StreamedAudio(Response):
         self.media_type = media_type
         self._first = first
         self._rest = rest
-        self._leave = leave
+        self._cancel = cancel
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        watching = asyncio.create_task(self._watch(receive))
+        watcher = asyncio.create_task(self._watch(receive))
         try:
             await send(start)
             await _send_chunk(send, self._first)
@@ -98,10 +98,10 @@ class StreamedAudio(Response):
                 await _send_chunk(send, chunk)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self._leave()
-            watching.cancel()
+            self._cancel()
+            watcher.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await watcher
             await self._rest.aclose()
             if self.background is not None:
                 await self.background()
@@ -109,7 +109,7 @@ class StreamedAudio(Response):
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._leave()
+        self._cancel()
 
 
 async def _send_chunk(send: Send, chunk: bytes) -> None:

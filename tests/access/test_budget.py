@@ -9,13 +9,13 @@ import pytest
 from magenta_bento.access.budget import SLICE_S, AudioBudget
 from magenta_bento.access.limits import Limits
 from magenta_bento.access.store import Store
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.config import IN_MEMORY, Settings
 from magenta_bento.errors import AudioBudgetSpent
 from magenta_bento.metrics import Metrics
 
 ALICE = "key alice"
 BUDGET_S = 100
-FRAME_S = 0.04
 
 
 @pytest.fixture(name="limits")
@@ -59,7 +59,7 @@ async def test_a_whole_piece_is_charged_at_once(budget: AudioBudget, limits: Lim
 async def test_what_plays_is_charged_in_advance(
     budget: AudioBudget, limits: Limits, block_s: float
 ) -> None:
-    await budget.check(0)  # music without an end
+    await budget.check(None)  # music without an end
     for number in range(1, math.floor(80 / block_s) + 1):
         await budget.reserve(block_s)
         played_s = round(number * block_s, 6)
@@ -93,7 +93,7 @@ async def test_what_was_checked_can_be_played(budget: AudioBudget, limits: Limit
     """The last seconds of a budget are enough for a piece of that length."""
     await AudioBudget(limits, ALICE).charge(BUDGET_S - 5)
     with pytest.raises(AudioBudgetSpent):
-        await budget.check(0)
+        await budget.check(None)
     await budget.check(4)
     await budget.reserve(4)
     assert await spent(limits) == BUDGET_S - 1
@@ -102,7 +102,7 @@ async def test_what_was_checked_can_be_played(budget: AudioBudget, limits: Limit
 async def test_music_without_an_end_ends_with_the_budget(
     budget: AudioBudget, limits: Limits
 ) -> None:
-    await budget.check(0)
+    await budget.check(None)
     for _ in range(BUDGET_S):
         await budget.reserve(1.0)
     with pytest.raises(AudioBudgetSpent):
@@ -113,9 +113,9 @@ async def test_music_without_an_end_ends_with_the_budget(
 async def test_a_session_that_starts_again_uses_up_what_it_paid(
     budget: AudioBudget, limits: Limits
 ) -> None:
-    await budget.check(0)
+    await budget.check(None)
     await budget.reserve(3)
-    await budget.check(0)
+    await budget.check(None)
     await budget.reserve(6)
     assert await spent(limits) == SLICE_S
 
@@ -123,6 +123,6 @@ async def test_a_session_that_starts_again_uses_up_what_it_paid(
 async def test_without_a_budget_nothing_is_charged(metrics: Metrics) -> None:
     limits = Limits(Settings(), Store(IN_MEMORY, metrics), metrics)
     budget = AudioBudget(limits, ALICE)
-    await budget.check(0)
+    await budget.check(None)
     await budget.charge(1e6)
     await budget.reserve(1e4)

@@ -228,7 +228,7 @@ async def test_refusals_are_counted(
 
 async def test_zero_is_no_limit(metrics: Metrics, clock: Clock) -> None:
     limits = make(metrics)
-    assert not limits.counted_anywhere
+    assert not limits.any_quota
     for _ in range(1000):
         assert await limits.request(ALICE) == {}
     await limits.check_audio(ALICE, 1e9)
@@ -411,5 +411,5 @@ async def test_without_the_store_the_setting_decides(
                 await ask()
         assert (raised.value.status, raised.value.retry_after_s) == (503, 2)
     assert refused(registry, "limits_unknown") == (len(asks) if setting == "closed" else 0)
-    assert limits.unknown is (setting == "closed")
+    assert limits.unavailable is (setting == "closed")
     await close(limits)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,11 +32,13 @@ from magenta_bento.runtime import Loaded, Runtime, ServerPhase
 from magenta_bento.web import sockets
 from magenta_bento.web.access_log import AccessLogMiddleware
 from magenta_bento.web.admission import AdmissionMiddleware
-from magenta_bento.web.endpoint import Call, endpoint
+from magenta_bento.web.context import RequestContext
+from magenta_bento.web.endpoint import endpoint
 from magenta_bento.web.generation import MusicGenerator
 from magenta_bento.web.middleware import OneErrorShape
 from magenta_bento.web.progress import Progress
 from magenta_bento.web.requests import EmbedAudioRequest, StreamTextRequest, TextRequest
+from magenta_bento.web.routes import EMBED_AUDIO, GENERATE_TEXT, STREAM_TEXT
 from magenta_bento.weights.catalog import locate
 
 SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
@@ -53,22 +54,22 @@ class Front:
         self.settings = runtime.settings
         self.maker = MusicGenerator(runtime)
 
-    @endpoint("/generate/text", TextRequest, returns=Path)
-    async def generate(self, request: TextRequest, call: Call) -> Response:
-        await self.maker.check(request, call)
+    @endpoint(GENERATE_TEXT)
+    async def generate(self, request: TextRequest, context: RequestContext) -> Response:
+        await self.maker.check(request, context)
         return await self.maker.respond_with_file(
-            request, await self.maker.embed_text(request), call
+            request, await self.maker.embed_text(request), context
         )
 
-    @endpoint("/stream/text", StreamTextRequest, returns=bytes, streams=True)
-    async def stream(self, request: StreamTextRequest, call: Call) -> Response:
-        await self.maker.check(request, call)
+    @endpoint(STREAM_TEXT)
+    async def stream(self, request: StreamTextRequest, context: RequestContext) -> Response:
+        await self.maker.check(request, context)
         return await self.maker.respond_with_stream(
-            request, await self.maker.embed_text(request), call
+            request, await self.maker.embed_text(request), context
         )
 
-    @endpoint("/embed/audio", EmbedAudioRequest, returns=dict)
-    async def embed(self, request: EmbedAudioRequest, call: Call) -> Response:
+    @endpoint(EMBED_AUDIO)
+    async def embed(self, request: EmbedAudioRequest, context: RequestContext) -> Response:
         (upload,) = request.uploads("audio_file")
         style = await self.runtime.loaded.prompter.audio(upload.file, "audio_file")
         return JSONResponse({"first": float(style.embedding[0])})

@@ -18,6 +18,7 @@ from magenta_bento.cli import main as command_line
 from magenta_bento.config import Settings
 from magenta_bento.errors import ServiceError
 from magenta_bento.metrics import Metrics
+from magenta_bento.web import openapi
 from tools.docs.fields import answer_table, request_table
 from tools.docs.markdown import listed, table
 
@@ -142,12 +143,8 @@ TABLES: Mapping[str, Callable[..., str]] = {
 @functools.cache
 def _openapi() -> dict[str, Any]:
     """What /docs.json serves where keys are asked for, and all other settings are the defaults."""
-    import service
-    from magenta_bento.web import openapi
-
-    served: Any = service.MagentaBento  # BentoML's decorator hides what it makes
     with_keys = Settings.model_validate({"enable_auth": True, "api_keys_file": "keys"})
-    return openapi.document(served.openapi_spec.asdict(), with_keys)
+    return openapi.document(with_keys)
 
 
 def _found(name: str) -> Any:
