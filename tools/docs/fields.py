@@ -83,7 +83,7 @@ def _kind(value: JsonSchema, definitions: JsonSchema) -> str:
     if value.get("format") == "audio":
         return "file"
     if value.get("type") == "array":
-        return f"list of {_kind(_value(value['items'], definitions), definitions)}"
+        return f"list of {_kind(_value(value['items'], definitions), definitions)}s"
     if value.get("type") == "object":
         return str(value.get("title", "object")).lower()
     return "text" if value["type"] == "string" else str(value["type"])
