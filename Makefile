@@ -3,7 +3,10 @@
 # make serve CUDA=1     … on an NVIDIA GPU
 # make serve TLS=1      … with TLS, which Google's Python SDK insists on
 # make test             set everything up; check format, lint and types; run all tests
+# make test-all         … with the long tests too
+# make test-tools       the tests of the tools that train the demo model
 # make check            the checks of `make test` that need no tests
+# make docs             write the tables of README and docs/ again, from the code
 # make bench            the benchmarks that need no GPU
 # make bento            a Bento with the demo; MODEL=mrt2_small includes that model
 # make image            an image of it; BACKEND=podman, buildah, … instead of Docker
@@ -25,13 +28,18 @@ RUNTIME := requirements.txt
 INSTALLED := $(VENV)/.installed
 endif
 
-.PHONY: serve test check format bench bento image audit clean
+.PHONY: serve test test-all test-tools check format docs bench bento image audit clean
 
 serve: $(INSTALLED)
 	$(BIN)/magenta-bento serve --port $(PORT) $(if $(TLS),--tls)
 
 test: $(VENV)/.installed-dev check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+
+test-all: test
+
+test-tools: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(wildcard tests/test_demo_*.py) $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -41,6 +49,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.docs
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.engine

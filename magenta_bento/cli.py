@@ -45,7 +45,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--markdown", is_flag=True, help="Print README's table: no values, no sources.")
+@click.option("--markdown", is_flag=True, help="Print the table of docs/settings.md.")
 def settings(markdown: bool) -> None:
     """Every setting: variable, value, where it comes from, default, meaning."""
     if markdown:

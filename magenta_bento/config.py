@@ -1,7 +1,7 @@
 """Settings: read once from the environment into a frozen object.
 
 A setting is a field of :class:`Settings`; its environment variable is the field's name in
-capitals. README's table, ``magenta-bento settings`` and the code all come from here.
+capitals. The table of docs/settings.md, ``magenta-bento settings`` and the code all come from here.
 
 Invariant: a process that runs has only valid settings; a wrong value is a
 :class:`~magenta_bento.errors.ConfigError` that names the variable, the reason and the value.

@@ -73,7 +73,9 @@ class Problem:
 
 
 class ServiceError(MagentaBentoError):
-    """An error that reaches a client.
+    """An unexpected error of the server; its log has the reason.
+
+    Every error that reaches a client is one of these or of a subclass.
 
     Args:
       message: One sentence for a person.
@@ -113,6 +115,8 @@ class ServiceError(MagentaBentoError):
 
 
 class InvalidInput(ServiceError):
+    """A field is missing, unknown or has a wrong value; ``detail`` names each one."""
+
     status = 400
     type = "invalid_input"
     close_code = 1008  # policy violation
@@ -126,11 +130,16 @@ class InvalidInput(ServiceError):
 
 
 class UndecodableAudio(InvalidInput):
+    """An upload is empty, is not audio that is read, or costs too much to decode."""
+
     type = "undecodable_audio"
 
 
 class Unauthorized(ServiceError):
-    """RFC 6750 for the scheme; keys in other places are ours."""
+    """A key is needed, or the key that was sent is not known.
+
+    RFC 6750 has the scheme; keys in other places are ours.
+    """
 
     status = 401
     type = "unauthorized"
@@ -142,23 +151,29 @@ class Unauthorized(ServiceError):
 
 
 class OriginNotAllowed(ServiceError):
+    """A web page whose origin is not in ``CORS_ORIGINS`` sent a form or opened a WebSocket."""
+
     status = 403
     type = "origin_not_allowed"
     close_code = 1008  # policy violation
 
 
 class NoSuchRequest(ServiceError):
+    """There is no such route, or no such request of yours."""
+
     status = 404
     type = "not_found"
 
 
 class SlowBody(ServiceError):
+    """The body took longer than ``BODY_TIMEOUT_S`` seconds plus one for each 8 kB."""
+
     status = 408
     type = "slow_body"
 
 
 class SlowReader(ServiceError):
-    """A client that reads more slowly than its music plays."""
+    """Only on a WebSocket: the client reads more slowly than its music plays."""
 
     status = 408
     type = "slow_reader"
@@ -166,7 +181,7 @@ class SlowReader(ServiceError):
 
 
 class IdleSession(ServiceError):
-    """A connection that nobody uses."""
+    """Only on a WebSocket: nothing plays, and no message has come for ten minutes."""
 
     status = 408
     type = "idle"
@@ -174,40 +189,54 @@ class IdleSession(ServiceError):
 
 
 class PayloadTooLarge(ServiceError):
+    """The files exceed ``MAX_FILE_SIZE_MB`` together, or the other fields 1 MB."""
+
     status = 413
     type = "payload_too_large"
     close_code = 1009  # message too big
 
 
 class UnsupportedMedia(ServiceError):
+    """The body is neither a form nor JSON."""
+
     status = 415
     type = "unsupported_media_type"
     close_code = 1003  # unsupported data
 
 
 class RateLimited(ServiceError):
+    """The client made more requests than a rate limit allows."""
+
     status = 429
     type = "rate_limited"
     close_code = 1013  # try again later
 
 
 class TooManyAtOnce(ServiceError):
+    """The client has ``MAX_CONCURRENT_PER_CLIENT`` requests and connections open."""
+
     status = 429
     type = "too_many_at_once"
     close_code = 1013  # try again later
 
 
 class AudioBudgetSpent(ServiceError):
+    """The client has used up ``RATE_LIMIT_AUDIO_SECONDS_PER_HOUR``."""
+
     status = 429
     type = "audio_budget_spent"
     close_code = 1013  # try again later
 
 
 class GenerationFailed(ServiceError):
+    """The model or an encoder failed; the server's log has the reason."""
+
     type = "generation_failed"
 
 
 class NotReady(ServiceError):
+    """The model is loading, or the server is shutting down."""
+
     status = 503
     type = "not_ready"
     close_code = 1012  # service restart
@@ -219,12 +248,16 @@ class NotReady(ServiceError):
 
 
 class LimitsUnknown(ServiceError):
+    """Redis does not answer, and ``RATE_LIMIT_ON_STORE_FAILURE`` is ``closed``."""
+
     status = 503
     type = "limits_unknown"
     close_code = 1013  # try again later
 
 
 class Overloaded(ServiceError):
+    """``MAX_QUEUE`` requests are waiting already, or too many uploads are."""
+
     status = 503
     type = "overloaded"
     close_code = 1013  # try again later

@@ -1,4 +1,4 @@
-"""BentoML's own Python client, as README shows it."""
+"""BentoML's own Python client, as docs/examples.md shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/ says what is true: the messages are the server's, and what is named exists."""
+"""docs/ says what is true: tables are the code's, and the messages are the server's."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ import numpy as np
 import pytest
 import requests
 import websockets
-from pydantic import BaseModel
+import yaml
+from pydantic import BaseModel, Field
 from pydantic.alias_generators import to_camel
 from serving import REPOSITORY, Server
 
+from magenta_bento import __version__
 from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
-from magenta_bento.config import Settings
+from magenta_bento.controls import Controls, optional
 from magenta_bento.errors import ServiceError
 from magenta_bento.live import connection, jam, lyria, lyria_messages, messages, session, steering
+from tools.docs import regenerated
+from tools.docs.__main__ import DOCUMENTS
+from tools.docs.fields import request_table
 
 DOCS = REPOSITORY / "docs"
+CHANGELOG = REPOSITORY / "CHANGELOG.md"
+API = DOCS / "api.md"
 JAM = DOCS / "jam.md"
 LYRIA = DOCS / "lyria.md"
 PACKAGE = REPOSITORY / "magenta_bento"
@@ -61,6 +68,45 @@ CLIENT = of_type(messages.ClientMessage)
 SERVER = of_type(messages.ServerMessage)
 
 
+# Tables.
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_are_those_of_the_code(document: Path) -> None:
+    text = document.read_text()
+    assert regenerated(text) == text, "make docs writes them again"
+
+
+def test_a_part_without_an_end_is_no_part() -> None:
+    with pytest.raises(ValueError, match="1 generated parts begin, and 0 are whole"):
+        regenerated("<!-- generated: settings -->\n| `MAX_DURATION` |\n")
+
+
+class _MoreControls(Controls):
+    foo: float = Field(default=1.5, ge=0, le=2, description="How much foo.")
+
+
+def test_a_new_control_appears() -> None:
+    row = "| `foo` | number | `1.5` | 0 to 2 | How much foo. |"
+    assert row in request_table(_MoreControls).splitlines()
+    assert row.replace("`1.5`", "absent") in request_table(optional(_MoreControls)).splitlines()
+    assert request_table(_MoreControls, left_out={"foo"}) == request_table(Controls)
+
+
+def test_every_field_of_the_api_has_a_row(server: Server) -> None:
+    documented = requests.get(f"{server.url}/docs.json", timeout=10).json()
+    bodies = [
+        content["schema"]["properties"]
+        for item in documented["paths"].values()
+        for operation in item.values()
+        for content in operation.get("requestBody", {}).get("content", {}).values()
+    ]
+    fields = {name for body in bodies for name in body}
+    assert len(fields) > len(Controls.model_fields)
+    told = {row[0].strip("`") for text in sections(API).values() for row in rows(text)}
+    assert fields <= told
+
+
 # The jam.
 
 
@@ -69,7 +115,7 @@ def test_a_jam_example_is_a_message(text: str) -> None:
     told = json.loads(text)
     if told["type"] in CLIENT:
         message: BaseModel = messages.CLIENT.validate_json(text)
-        assert message.model_dump(exclude_unset=True) == told
+        assert message.model_dump(mode="json", exclude_unset=True) == told
     else:
         message = SERVER[told["type"]].model_validate_json(text)
         assert message.model_dump_json() == text  # byte for byte
@@ -82,55 +128,13 @@ def test_every_jam_message_has_a_section_and_an_example() -> None:
         assert f'"type":"{name}"' in sections(JAM)[name].replace(": ", ":")
 
 
-def test_the_examples_name_every_field() -> None:
+def test_the_examples_name_every_field_but_controls() -> None:
     for name, kind in (CLIENT | SERVER).items():
         told = [json.loads(text) for text in examples(JAM)]
-        assert {k for t in told if t["type"] == name for k in t} == set(kind.model_fields), name
-
-
-def _default(field: Any) -> set[str]:
-    """How a table may tell a field's default."""
-    if field.is_required():
-        return {"required"}
-    if field.default is None:
-        return {"absent", "random", "null"}
-    return {str(field.default)}
-
-
-@pytest.mark.parametrize("name", ["start", "update"])
-def test_a_jam_table_tells_the_fields(name: str) -> None:
-    fields = {**CLIENT[name].model_fields}
-    if name == "start":
-        fields |= messages.Prompt.model_fields
-    told = {row[0].strip("`"): row[1] for row in rows(sections(JAM)[name])}
-    assert set(told) == set(fields) - {"type", "id"}
-    for field, default in told.items():
-        assert default in _default(fields[field]), field
-
-
-def test_the_stats_table_tells_the_fields() -> None:
-    told = {row[0].strip("`") for row in rows(sections(JAM)["stats"])}
-    assert told == set(messages.Stats.model_fields) - {"type"}
-
-
-def numbers_in(text: str) -> set[int]:
-    return {int(n.replace(",", "")) for n in re.findall(r"-?\d[\d,]*", text)}
-
-
-def test_the_bounds_told_are_the_bounds() -> None:
-    definitions = messages.schema()["client"]["$defs"]
-    told = {row[0].strip("`"): row[2] for row in rows(sections(JAM)["start"])}
-    fields = definitions["Start"]["properties"] | definitions["Prompt"]["properties"]
-    numbers = ("minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "multipleOf")
-    for name, meaning in told.items():
-        kinds = [fields[name], *fields[name].get("anyOf", [])]
-        bounds = {kind[number] for kind in kinds for number in numbers if number in kind}
-        if name == "audio_id":
-            continue  # its length is ours
-        for bound in bounds:
-            assert int(bound) in numbers_in(meaning), name
-    (ramp,) = [row[2] for row in rows(sections(JAM)["update"]) if row[0] == "`ramp`"]
-    assert ramp.startswith(f"0 to {messages.MAX_RAMP_S:g}: ")
+        named = {field for message in told if message["type"] == name for field in message}
+        assert named - set(Controls.model_fields) == set(kind.model_fields) - set(
+            Controls.model_fields
+        ), name
 
 
 def test_the_arithmetic_is_right() -> None:
@@ -145,7 +149,8 @@ def test_the_arithmetic_is_right() -> None:
         for lead in (2000, 120)
     }
     assert in_engine_ms == {2000: 400, 120: 40}
-    assert f"in steps of {steering.FADE_STEP_FRAMES} frames" in text
+    longest_s = steering.MAX_FADE_STYLES / 25
+    assert f"up to {longest_s:g} seconds, and in {steering.MAX_FADE_STYLES} steps" in text
     assert f"at most {jam.MAX_MESSAGE_CHARS:,} characters" in text
     assert f"took nothing for {connection.STALL_S:g} seconds" in text
     assert f"for {connection.IDLE_S / 60:g} minutes nothing played" in text
@@ -236,30 +241,17 @@ def test_a_lyria_example_is_a_message() -> None:
     assert seen == {*fields, "setupComplete", "serverContent"}
 
 
-def test_the_lyria_tables_tell_the_fields() -> None:
-    kind = lyria_messages.MusicGenerationConfig
-    told = {row[0].strip("`"): row for row in rows(sections(LYRIA)["musicGenerationConfig"])}
-    assert set(told) == {field.serialization_alias for field in kind.model_fields.values()}
-    assert told["temperature"][1] == str(lyria.DEFAULTS.temperature)
-    assert told["topK"][1] == str(lyria.DEFAULTS.top_k)
-    assert told["guidance"][1] == str(lyria.DEFAULTS.guidance)
-    schema = kind.model_json_schema(by_alias=True)["properties"]
-    for name, field in schema.items():
-        bounds = field["anyOf"][0]
-        if "maximum" in bounds:
-            bound = f"{bounds['minimum']:g} to {bounds['maximum']}"
-            assert told[name][2].startswith(bound.removesuffix(".0")), name
+def test_the_playback_controls_and_bounds_are_the_protocols() -> None:
     controls = {row[0].strip("`") for row in rows(sections(LYRIA)["playbackControl"])}
     assert controls == set(get_args(lyria_messages.PlaybackControl))
     prompts, chars = lyria_messages.MAX_PROMPTS, lyria_messages.MAX_PROMPT_CHARS
     assert f"Up to {prompts} prompts of 1 to {chars:,} characters" in LYRIA.read_text()
 
 
-@pytest.mark.parametrize("document", [REPOSITORY / "README.md", LYRIA])
-def test_what_has_no_effect_is_not_read(document: Path) -> None:
+def test_what_has_no_effect_is_not_read() -> None:
     ignored = ("bpm", "density", "brightness", "scale", "muteBass", "onlyBassAndDrums")
     for name in (*ignored, "musicGenerationMode"):
-        assert f"`{name}`" in document.read_text()
+        assert f"`{name}`" in LYRIA.read_text()
         config = lyria_messages.parsed(json.dumps({"musicGenerationConfig": {name: "anything"}}))
         assert config.music_generation_config == lyria_messages.MusicGenerationConfig()
 
@@ -298,25 +290,21 @@ def test_every_member_named_exists() -> None:
         assert upstream or member in defined[owner], name
 
 
-def test_every_setting_named_exists() -> None:
-    settings = {name.upper() for name in Settings.model_fields}
-    others = {
-        "HF_TOKEN",
-        "HF_ENDPOINT",
-        "BENTOML_CONTAINERIZED",
-        *get_args(lyria_messages.PlaybackControl),
-    }
-    for name in names(r"[A-Z]+(?:_[A-Z0-9]+)+(?:=\w+)?"):
-        assert name.split("=")[0] in settings | others, name
-
-
-def test_every_route_named_exists(server: Server) -> None:
-    prefixes = {"/generate", "/stream", "/ws/"}
-    sockets = {"/ws/jam"}  # opened by a test above
-    for route in names(r"(?:GET |POST )?/[a-z/.]+"):
-        path = route.split()[-1]
-        if path not in prefixes | sockets:
-            # 405 for what only takes POST
-            assert requests.get(f"{server.url}{path}", timeout=10).status_code != 404, route
+def test_the_published_schema_is_the_messages(server: Server) -> None:
     schema = requests.get(f"{server.url}/ws/jam/schema.json", timeout=10).json()
     assert schema == messages.schema()
+
+
+# CITATION.cff
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper() -> None:
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0"
+    assert {"title", "message", "authors"} <= cited.keys()
+    assert cited["version"] == __version__
+    assert f"## [{__version__}] - {cited['date-released']}" in CHANGELOG.read_text()
+    paper = cited["preferred-citation"]
+    (author_line,) = re.findall(r"author=\{(.*)\},", (REPOSITORY / "README.md").read_text())
+    assert len(author_line.split(" and ")) == len(paper["authors"]) > 30
+    assert f"title={{{paper['title']}}}" in (REPOSITORY / "README.md").read_text()

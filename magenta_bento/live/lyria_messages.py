@@ -58,8 +58,13 @@ class MusicGenerationConfig(_Message):
     temperature: Annotated[float, Field(ge=0, le=3)] | None = None
     top_k: Annotated[int, Field(ge=1, le=1_000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=6)] | None = None
-    seed: Seed | None = None
-    mute_drums: bool | None = None
+    seed: Seed | None = Field(
+        default=None,
+        description="Counts from the next start or reset of the context; random if absent.",
+    )
+    mute_drums: bool | None = Field(
+        default=None, description="true plays no drums; otherwise the model decides."
+    )
 
     def controls(self, defaults: Controls) -> Controls:
         """The controls that this configuration asks for; those of the same name mean the same."""

@@ -25,6 +25,7 @@ MIN_LEAD_MS, MAX_LEAD_MS = 120, 10_000
 MAX_ID_CHARS = 64
 
 Id = Annotated[str | None, Field(max_length=MAX_ID_CHARS, description="Comes back in the answer.")]
+AnsweredId = Annotated[str | None, Field(description="The id of the message that is answered.")]
 SeedIfAny = Annotated[Seed | None, Field(description="Random if absent.")]
 
 
@@ -35,16 +36,26 @@ class _Message(BaseModel):
 class Prompt(_Message):
     """One part of the style: a text, an uploaded audio by its id, or audio inline."""
 
-    text: str | None = Field(None, min_length=1, max_length=MAX_PROMPT_CHARS)
+    text: str | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_PROMPT_CHARS,
+        description="A description of the music; more than white space.",
+    )
     audio_id: str | None = Field(
         None,
         max_length=MAX_ID_CHARS,
-        description="From POST /prompts/audio, whose answer names it.",
+        description="What POST /prompts/audio answered.",
     )
     audio: str | None = Field(
-        None, max_length=MAX_AUDIO_CHARS, description="An audio file, base64."
+        None, max_length=MAX_AUDIO_CHARS, description="A whole audio file as base64."
     )
-    weight: float = Field(1.0, ge=-1_000, le=1_000)
+    weight: float = Field(
+        1.0,
+        ge=-1_000,
+        le=1_000,
+        description="Not 0. The sum of all weights must be above 0.",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Prompt:
@@ -58,7 +69,10 @@ class Prompt(_Message):
         return self
 
 
-Prompts = Annotated[list[Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+Prompts = Annotated[
+    list[Prompt],
+    Field(min_length=1, max_length=MAX_PROMPTS, description="What the music is like."),
+]
 
 
 class Start(_Message, Controls):
@@ -154,8 +168,8 @@ class Ack(_Message):
     """A message was done; what it changed is heard from ``frame`` on."""
 
     type: Literal["ack"] = "ack"
-    of: str
-    id: str | None = None
+    of: str = Field(description="The type of the message that is answered.")
+    id: AnsweredId = None
     frame: int = Field(description="Frames of 40 ms, counted from 0 since start.")
 
 
@@ -163,16 +177,18 @@ class Started(_Message):
     """The answer to ``start``: what will come."""
 
     type: Literal["started"] = "started"
-    id: str | None = None
-    frame: int = 0
-    seed: int
-    model: str
-    format: str
-    sample_rate: int = SAMPLE_RATE_HZ
-    channels: int = CHANNELS
-    frame_samples: int = FRAME_SAMPLES
-    chunk_ms: int
-    lead_ms: int
+    id: AnsweredId = None
+    frame: int = Field(default=0, description="The first frame of the new music.")
+    seed: int = Field(description="The seed in use, also when none was sent.")
+    model: str = Field(description="The model that plays.")
+    format: str = Field(description="As asked for.")
+    sample_rate: int = Field(default=SAMPLE_RATE_HZ, description="Samples per second and channel.")
+    channels: int = Field(default=CHANNELS, description="Left and right.")
+    frame_samples: int = Field(
+        default=FRAME_SAMPLES, description="Samples of a frame, per channel."
+    )
+    chunk_ms: int = Field(description="As asked for.")
+    lead_ms: int = Field(description="As asked for.")
 
 
 class Stats(_Message):
@@ -180,26 +196,31 @@ class Stats(_Message):
 
     type: Literal["stats"] = "stats"
     frame: int = Field(description="Frames sent so far.")
-    lead_ms: int = Field(description="Sent and not played yet, by the server's clock.")
-    rtf: float = Field(description="Seconds of audio per second that this stream's steps took.")
-    underruns: int = Field(description="How often the lead ran out.")
-    queue: int | None = Field(description="How many are served before; null once playing.")
+    lead_ms: int = Field(
+        description="Milliseconds that were sent and are not played yet, by the server's clock."
+    )
+    rtf: float = Field(
+        description="Seconds of music that each stream gets per second of the engine's work;"
+        " below 1 the machine is too slow."
+    )
+    underruns: int = Field(description="How often the lead ran out since start.")
+    queue: int | None = Field(description="How many are served before you; null once you play.")
 
 
 class Pong(_Message):
     type: Literal["pong"] = "pong"
-    id: str | None = None
+    id: AnsweredId = None
 
 
 class Error(_Message):
     """A message could not be done; ``fatal`` ones are followed by a close."""
 
     type: Literal["error"] = "error"
-    id: str | None = None
-    error: str
-    error_type: str
-    detail: list[dict[str, str]] = []
-    fatal: bool = False
+    id: AnsweredId = None
+    error: str = Field(description="One sentence for a person.")
+    error_type: str = Field(description="One word for a program.")
+    detail: list[dict[str, str]] = Field(default=[], description="Each field at fault.")
+    fatal: bool = Field(default=False, description="Whether the connection is closed next.")
 
 
 ServerMessage = Ack | Started | Stats | Pong | Error
