@@ -115,7 +115,7 @@ def declared() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server"), **SETTINGS) as running:
+    with serving(tmp_path_factory.mktemp("server"), fake_model=True, **SETTINGS) as running:
         yield running
 
 

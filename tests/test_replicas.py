@@ -53,7 +53,7 @@ class Fleet:
         stack = ExitStack()
         folder = self.folder / f"{number} at {time.monotonic()}"
         folder.mkdir()
-        server = serving(folder, port=port, healthy=False, **self.settings)
+        server = serving(folder, port=port, healthy=False, fake_model=True, **self.settings)
         self.replicas[number:number] = [stack.enter_context(server)]
         self._running[number:number] = [stack]
 

@@ -36,6 +36,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that asks for a key, makes short music and counts nothing."""
     with serving(
         tmp_path_factory.mktemp("guarded"),
+        fake_model=True,
         MAGENTA_MODEL="demo",
         ENABLE_AUTH="true",
         API_KEYS=f"fuzz:{KEY}",

@@ -155,7 +155,7 @@ def _traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
             "ENABLE_AUTH": "true",
             "API_KEYS": f"alice:{KEY}",
         }
-        with serving(tmp_path_factory.mktemp("traced"), **settings) as server:
+        with serving(tmp_path_factory.mktemp("traced"), fake_model=True, **settings) as server:
             yield Traced(server, collector)
 
 

@@ -48,7 +48,7 @@ SENT = [
 @pytest.fixture(name="place", scope="module")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of this module's own, so that all its processes and files are known."""
-    with serving(tmp_path_factory.mktemp("uploads")) as running:
+    with serving(tmp_path_factory.mktemp("uploads"), fake_model=True) as running:
         yield running
 
 

@@ -68,7 +68,7 @@ def start(stack: ExitStack, folder: Path, on_failure: str) -> Shop:
         "RATE_LIMIT_ON_STORE_FAILURE": on_failure,
         "RATE_LIMIT_PER_MINUTE": str(QUOTA),
     }
-    server = stack.enter_context(serving(folder, healthy=False, **settings))
+    server = stack.enter_context(serving(folder, healthy=False, fake_model=True, **settings))
     return Shop(server, redis, on_failure)
 
 
