@@ -62,7 +62,7 @@ def test_a_checkpoint_that_does_not_load_ends_the_server(tmp_path: Path) -> None
 
 
 def test_sigterm_lets_running_music_finish_and_refuses_more(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_STREAMS="1") as server:
+    with serving(tmp_path, fake_model=True, MAX_STREAMS="1") as server:
         body = {"prompt": "a long goodbye", "duration": 60, "format": "wav"}
         answers = []
         asking = threading.Thread(

@@ -774,6 +774,7 @@ def test_the_draw_is_no_lucky_one() -> None:
         assert statistics.fmean(waits) == pytest.approx(station.mean_wait_s, rel=0.1)
 
 
+@pytest.mark.long
 def test_a_servers_waits_are_those_predicted(tmp_path: Path) -> None:
     """The draw waits as Erlang says (above), and the server makes it wait as the draw does.
 

@@ -18,6 +18,8 @@ from bench.flood import flood
 from bench.vandals import unread
 from bench.vitals import Held
 
+pytestmark = pytest.mark.long
+
 CLIENTS = 16
 REQUESTS = 200
 REST_S = 60
