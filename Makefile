@@ -5,7 +5,7 @@
 # make test             set everything up; check format, lint and types; run all tests
 # make check            the checks of `make test` that need no tests
 # make bench            the benchmarks that need no GPU
-# make bento            a Bento with the demo; MODEL=mrt2_small takes that model along
+# make bento            a Bento with the demo; MODEL=mrt2_small includes that model
 # make image            an image of it; BACKEND=podman, buildah, … instead of Docker
 # make audit            known weaknesses of the pinned packages; needs a network
 

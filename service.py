@@ -134,7 +134,7 @@ class MagentaBento:
         self._generator = MusicGenerator(self.runtime)
         process.before_sigterm(lambda: threading.Thread(target=self.runtime.shut_down).start())
         process.end_with_supervisor()
-        process.favour_the_device()
+        process.shorten_switch_interval()
         set_tcp_user_timeout(STALL_S)
 
     async def __is_ready__(self) -> bool:

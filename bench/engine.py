@@ -77,10 +77,10 @@ def stock_row(name: str, home: object, dtype: str, frames: int) -> Row:
 
     style = MusicCoCa(DEMO_HOME / "resources" / "musiccoca")
     system = stock_system(name, Path(str(home)), jnp.dtype(dtype), style_model=style)
-    given = {"mulan_tokens_25hz": STYLE.tolist()}
-    _, state = system.generate(given, frames=3)
+    prompt = {"mulan_tokens_25hz": STYLE.tolist()}
+    _, state = system.generate(prompt, frames=3)
     started = time.perf_counter()
-    system.generate(given, frames=frames, state=state)
+    system.generate(prompt, frames=frames, state=state)
     return Row(f"stock, {dtype}", 1, frames / (time.perf_counter() - started), [])
 
 

@@ -1,13 +1,13 @@
-"""Claim: one machine holds many live sessions, each of them prompt and without a gap.
+"""Claim: one machine plays many live sessions, each with low latency and without a gap.
 
-    python -m bench.live                      # 1, 2, 4, … sessions until some run dry
+    python -m bench.live                      # 1, 2, 4, … sessions until some underrun
     python -m bench.live --sessions 1,8 --offline 16
 
 Each session is a real /ws/jam connection to a real server. Playback is simulated from what
-arrives: it starts with the first chunk, and an underrun is a chunk that comes after the audio
+arrives: it starts with the first chunk, and an underrun is a chunk that arrives after the audio
 before it was played. Control latency is the time from sending an update until the chunk arrives
-that holds the frame which the answer names. ``--offline`` keeps the server busy with so many
-REST generations at once meanwhile.
+that holds the frame which the acknowledgement names. ``--offline`` is the number of files that
+the server generates at the same time.
 """
 
 from __future__ import annotations
@@ -33,56 +33,65 @@ UPDATE_EVERY_S = 2.0
 
 
 @dataclass
-class Heard:
-    """What one listener measured; times in seconds."""
+class ListenerResult:
+    """What one listener measured.
+
+    Attributes:
+      first_audio_s: Seconds from the start message to the first chunk.
+      gaps_s: Seconds from each chunk to the next.
+      control_s: The control latency of each update, seconds.
+      underruns: How many chunks arrived too late to be played in time.
+    """
 
     first_audio_s: float = 0.0
-    gaps_s: list[float] = field(default_factory=list)  # between chunks, less their audio
+    gaps_s: list[float] = field(default_factory=list)
     control_s: list[float] = field(default_factory=list)
     underruns: int = 0
 
 
-async def listen(url: str, seconds: float, chunk_ms: int, lead_ms: int, seed: int) -> Heard:
-    heard = Heard()
+async def listen(
+    url: str, seconds: float, chunk_ms: int, lead_ms: int, seed: int
+) -> ListenerResult:
+    result = ListenerResult()
     async with websockets.connect(f"{url}/ws/jam", max_size=None) as socket:
         start = {"type": "start", "prompts": [{"text": "disco funk"}], "seed": seed}
         await socket.send(json.dumps({**start, "chunk_ms": chunk_ms, "lead_ms": lead_ms}))
-        began = time.perf_counter()
+        started = time.perf_counter()
         first = last = 0.0
         frames = 0
-        asked_at: float | None = None
-        awaited: int | None = None
-        next_update = began + UPDATE_EVERY_S
-        while time.perf_counter() - began < seconds:
+        update_sent_s: float | None = None
+        changed_frame: int | None = None
+        next_update = started + UPDATE_EVERY_S
+        while time.perf_counter() - started < seconds:
             message = await socket.recv()
             now = time.perf_counter()
             if isinstance(message, str):
-                told = json.loads(message)
-                if told["type"] == "ack":
-                    awaited = told["frame"]
+                parsed = json.loads(message)
+                if parsed["type"] == "ack":
+                    changed_frame = parsed["frame"]
                 continue
             if not first:
                 first = now
-                heard.first_audio_s = now - began
+                result.first_audio_s = now - started
             elif now - first > frames * FRAME_SAMPLES / SAMPLE_RATE_HZ:
-                heard.underruns += 1
+                result.underruns += 1
                 first = now - frames * FRAME_SAMPLES / SAMPLE_RATE_HZ
             if last:
-                heard.gaps_s.append(now - last)
+                result.gaps_s.append(now - last)
             last = now
             frames += len(message) // SAMPLE_BYTES // FRAME_SAMPLES
-            if awaited is not None and asked_at is not None and frames > awaited:
-                heard.control_s.append(now - asked_at)
-                asked_at = awaited = None
-            if now > next_update and asked_at is None:
+            if changed_frame is not None and update_sent_s is not None and frames > changed_frame:
+                result.control_s.append(now - update_sent_s)
+                update_sent_s = changed_frame = None
+            if now > next_update and update_sent_s is None:
                 next_update = now + UPDATE_EVERY_S
-                asked_at = time.perf_counter()
+                update_sent_s = time.perf_counter()
                 update = {"type": "update", "prompts": [{"text": f"style {frames}"}]}
                 await socket.send(json.dumps(update))
-    return heard
+    return result
 
 
-async def keep_busy(url: str, requests: int) -> None:
+async def generate_files(url: str, requests: int) -> None:
     async with httpx.AsyncClient(timeout=None) as client:
 
         async def generate() -> None:
@@ -95,30 +104,32 @@ async def keep_busy(url: str, requests: int) -> None:
 
 async def measure(
     url: str, sessions: int, seconds: float, chunk_ms: int, lead_ms: int, offline: int
-) -> list[Heard]:
-    busy = asyncio.create_task(keep_busy(url, offline)) if offline else None
+) -> list[ListenerResult]:
+    busy = asyncio.create_task(generate_files(url, offline)) if offline else None
     if busy:
         await asyncio.sleep(2)
     socket_url = url.replace("http", "ws")
-    heard = await asyncio.gather(
+    results = await asyncio.gather(
         *(listen(socket_url, seconds, chunk_ms, lead_ms, seed) for seed in range(sessions))
     )
     if busy:
         busy.cancel()
-    return list(heard)
+    return list(results)
 
 
-def row(sessions: int, offline: int, chunk_ms: int, lead_ms: int, heard: list[Heard]) -> str:
-    gaps_ms = np.array([1e3 * gap for h in heard for gap in h.gaps_s]) - chunk_ms
-    # The chunks of the first lead come at once; what follows shows the pace.
+def row(
+    sessions: int, offline: int, chunk_ms: int, lead_ms: int, results: list[ListenerResult]
+) -> str:
+    gaps_ms = np.array([1e3 * gap for r in results for gap in r.gaps_s]) - chunk_ms
+    # The chunks of the first lead arrive at once; only those after them are paced.
     steady = gaps_ms[gaps_ms > -chunk_ms * 0.9]
     p50, p95, p99 = np.percentile(np.abs(steady), (50, 95, 99))
-    first = max(h.first_audio_s for h in heard)
-    control = [c for h in heard for c in h.control_s]
-    told = f"{np.median(control):.3f} / {max(control):.3f}" if control else "none"
-    underruns = sum(h.underruns for h in heard)
+    first = max(r.first_audio_s for r in results)
+    control = [c for r in results for c in r.control_s]
+    latency = f"{np.median(control):.3f} / {max(control):.3f}" if control else "none"
+    underruns = sum(r.underruns for r in results)
     return (
-        f"| {sessions} | {offline} | {chunk_ms} | {lead_ms} | {first:.3f} | {told} |"
+        f"| {sessions} | {offline} | {chunk_ms} | {lead_ms} | {first:.3f} | {latency} |"
         f" {p50:.1f} / {p95:.1f} / {p99:.1f} | {underruns} |"
     )
 
@@ -145,11 +156,11 @@ def main() -> None:
                 (1, 40, 120, 0),
                 *((n, options.chunk_ms, options.lead_ms, options.offline) for n in counts),
             ]:
-                heard = asyncio.run(
+                results = asyncio.run(
                     measure(server.url, count, options.seconds, chunk, lead, offline)
                 )
-                print(row(count, offline, chunk, lead, heard), flush=True)
-                if sum(h.underruns for h in heard) > count:
+                print(row(count, offline, chunk, lead, results), flush=True)
+                if sum(r.underruns for r in results) > count:
                     break
 
 

@@ -1,8 +1,9 @@
-"""Claim: same conditioning and key, same RVQ codes and samples as the stock system, in float32.
+"""Claim: for equal conditioning and key, codes and samples equal the stock system's, in float32.
 
     python -m bench.parity --model mrt2_small
 
-Tests show this on the demo; this shows it on the shapes of a real model, with random weights.
+Tests show this on the demo; this script shows it on the shapes of a real model, with random
+weights.
 Audio is compared twice: with upstream's own transposed convolutions (equal to the last bit) and
 with ours (at most one int16 step apart).
 """
@@ -64,10 +65,10 @@ def main() -> None:
     with model_home(options.model) as home:
         style = MusicCoCa(DEMO_HOME / "resources" / "musiccoca")
         stock = stock_system(options.model, home, jnp.float32, style_model=style)
-        given = {"mulan_tokens_25hz": STYLE.tolist()}
+        prompt = {"mulan_tokens_25hz": STYLE.tolist()}
         state, codes, pcm = None, [], []
         for _ in range(options.frames):
-            wave, state = stock.generate(given, frames=1, state=state)
+            wave, state = stock.generate(prompt, frames=1, state=state)
             pcm.append(np.round(wave.samples * 32768).astype(np.int16))
             codes.append(codes_of(state)[0])
         files = files_in(home, options.model)

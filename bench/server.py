@@ -1,10 +1,10 @@
-"""Claims: serving over HTTP costs next to nothing, and a long generation blocks nobody.
+"""Claims: serving over HTTP costs next to nothing, and a long generation blocks no other request.
 
     python -m bench.server
 
-1. So many concurrent REST requests for WAV, through a real server, against the same number of
-   streams in the bare engine in this process: frames per second of all together. The two take
-   turns, so that the machine's moods fall on both.
+1. A number of concurrent REST requests for WAV to a real server, against the same number of
+   streams in the engine alone in this process: frames per second of all together. The two take
+   turns, so that changes of the machine's speed affect both.
 2. While a 60 s generation runs, /health is asked 200 times: p50, p95, p99 and the longest.
 """
 

@@ -1,12 +1,12 @@
-"""Claims: to decode an upload costs milliseconds, and no damaged file harms the server.
+"""Claims: decoding an upload costs milliseconds, and no damaged file harms the server.
 
     python -m bench.uploads                   # what an upload costs: a fork against a new process
-    python -m bench.uploads --music 600       # so many seconds of music, in each format
-    python -m bench.uploads --files 50000     # so many damaged files, sent to a real server
+    python -m bench.uploads --music 600       # 600 seconds of music, in each format
+    python -m bench.uploads --files 50000     # 50,000 damaged files, sent to a real server
 
-1. A second of sound is decoded by workers that the nursery forks, and by processes that are
+1. A second of sound is decoded by workers that the fork server forks, and by processes that are
    started for it and do the same: wall and processor time. The two take turns.
-2. Long pieces must decode within the bounds that cut off what is hostile.
+2. Long pieces must decode within the bounds on hostile files.
 3. Damaged files (``tests/upload_mutations.py``) go to /embed/audio and /prompts/audio, a few at
    a time. Every answer must be a 200 or a 4xx in the one error shape.
 """
@@ -40,15 +40,15 @@ from tests.serving import Server, serving
 from tests.upload_mutations import encoded, make_seeds, mutated
 
 ROUTES = ("/embed/audio", "/prompts/audio")
-CLIENTS = 3  # one more than decode at once, so that one always waits
-PATIENCE_S = 60.0
-LOOK_EVERY = 100  # files
-TELL_EVERY = 5_000  # files
-NURSERY = "magenta_bento.audio.nursery"
+CLIENTS = 3  # one more than the decoders that run at once, so that one always waits
+TIMEOUT_S = 60.0
+SAMPLE_EVERY_FILES = 100  # files
+PRINT_EVERY_FILES = 5_000  # files
+FORK_SERVER = "magenta_bento.audio.fork_server"
 WORKER = "_bentoml_impl.worker"
 MUSIC = ("mp3", "wav", "flac", "vorbis", "opus", "m4a", "alac", "adts", "ogg-flac")
 BATCH = 20  # uploads; the kernel counts processor time in hundredths of a second
-ALONE = """
+NEW_PROCESS = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
 from magenta_bento.audio import decode_worker
@@ -67,14 +67,14 @@ class Cost:
 
 
 def costs(rounds: int) -> tuple[list[Cost], list[Cost]]:
-    """Of an upload by fork, and by a process of its own; an entry a round."""
+    """What an upload costs by fork, and by a process of its own; an entry a round."""
     by_fork, by_process = [], []
     with TemporaryFile() as sound, closing(Decoder()) as decoder:
         soundfile.write(sound, np.zeros((48_000, 2), np.float32), 48_000, format="WAV")
-        (nursery,) = psutil.Process().children()
+        (fork_server,) = psutil.Process().children()
 
         def forked_s() -> float:
-            return float(sum(nursery.cpu_times()[:4]))
+            return float(sum(fork_server.cpu_times()[:4]))
 
         def waited_for_s() -> float:
             spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -82,8 +82,8 @@ def costs(rounds: int) -> tuple[list[Cost], list[Cost]]:
 
         for number in range(rounds + 1):
             fork = _cost(lambda: decoder.decode(sound, LIMITS), forked_s)
-            process = _cost(lambda: _decode_alone(sound), waited_for_s)
-            if number:  # the first round finds cold caches
+            process = _cost(lambda: _decode_in_new_process(sound), waited_for_s)
+            if number:  # the first round has cold caches
                 by_fork.append(fork)
                 by_process.append(process)
     return by_fork, by_process
@@ -96,14 +96,21 @@ def _cost(work: Callable[[], object], spent_s: Callable[[], float]) -> Cost:
     return Cost((time.perf_counter() - wall_s) / BATCH, (spent_s() - cpu_s) / BATCH)
 
 
-def _decode_alone(sound: BinaryIO) -> None:
-    """What a worker does, in a new Python."""
+def _decode_in_new_process(sound: BinaryIO) -> None:
+    """Does what a worker does, in a new Python process."""
     sound.seek(0)
     with TemporaryFile() as samples:
-        place = samples.fileno()
-        command = [sys.executable, "-P", "-c", ALONE, str(place), json.dumps(asdict(LIMITS))]
+        samples_fd = samples.fileno()
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            NEW_PROCESS,
+            str(samples_fd),
+            json.dumps(asdict(LIMITS)),
+        ]
         verdict = subprocess.run(
-            command, stdin=sound, stdout=subprocess.PIPE, pass_fds=[place], check=True
+            command, stdin=sound, stdout=subprocess.PIPE, pass_fds=[samples_fd], check=True
         ).stdout
     if b"rate_hz" not in verdict:
         raise RuntimeError(f"the upload was not decoded: {verdict!r}")
@@ -111,16 +118,16 @@ def _decode_alone(sound: BinaryIO) -> None:
 
 @dataclass
 class Answers:
-    """What came back to damaged files.
+    """The answers to damaged files.
 
     Attributes:
-      statuses: How many of each.
-      types: How many of each type of error.
-      took_s: One for each file, and its number.
-      wrong: Answers that should not be.
+      statuses: How many answers had each status.
+      types: How many answers had each type of error.
+      took_s: How long each answer took, with the number of its file.
+      wrong: A sentence for each answer that is neither a 200 nor a well-formed 4xx.
       seconds: From the first file to the last answer.
-      resident_bytes: Every ``LOOK_EVERY`` files: how many there were, and the server's and the
-        nursery's memory.
+      resident_bytes: A sample every ``SAMPLE_EVERY_FILES`` files: how many were answered, and the
+        resident memory of the server and of the fork server.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -137,36 +144,38 @@ class Answers:
         return float(slopes[0]), float(slopes[1])
 
 
-def storm(server: Server, seeds: list[bytes], numbers: Iterable[int]) -> Answers:
-    """Sends the files of these numbers, and judges what comes back."""
-    return asyncio.run(_storm(server, seeds, numbers))
+def send_damaged_files(server: Server, seeds: list[bytes], numbers: Iterable[int]) -> Answers:
+    """Sends the files with these numbers, and checks the answers."""
+    return asyncio.run(_send_damaged_files(server, seeds, numbers))
 
 
-async def _storm(server: Server, seeds: list[bytes], numbers: Iterable[int]) -> Answers:
+async def _send_damaged_files(
+    server: Server, seeds: list[bytes], numbers: Iterable[int]
+) -> Answers:
     answers = Answers()
-    left = iter(numbers)
-    began = time.perf_counter()
+    remaining = iter(numbers)
+    started = time.perf_counter()
 
     async def send() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S) as client:
-            for number in left:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT_S) as client:
+            for number in remaining:
                 files = {"audio_file": (f"{number}.mp3", mutated(number, seeds))}
                 sent = time.perf_counter()
                 answer = await client.post(ROUTES[number % len(ROUTES)], files=files)
                 answers.took_s.append((time.perf_counter() - sent, number))
-                _judge(answers, number, answer)
+                _check(answers, number, answer)
                 done = len(answers.took_s)
-                if done % LOOK_EVERY == 0:
+                if done % SAMPLE_EVERY_FILES == 0:
                     answers.resident_bytes.append((done, *resident_bytes(server)))
-                if done % TELL_EVERY == 0:
+                if done % PRINT_EVERY_FILES == 0:
                     print(f"{done} files: {dict(answers.statuses)}", file=sys.stderr, flush=True)
 
     await asyncio.gather(*(send() for _ in range(CLIENTS)))
-    answers.seconds = time.perf_counter() - began
+    answers.seconds = time.perf_counter() - started
     return answers
 
 
-def _judge(answers: Answers, number: int, answer: httpx.Response) -> None:
+def _check(answers: Answers, number: int, answer: httpx.Response) -> None:
     answers.statuses[answer.status_code] += 1
     try:
         body = answer.json()
@@ -183,21 +192,21 @@ def _judge(answers: Answers, number: int, answer: httpx.Response) -> None:
 
 
 def processes(server: Server) -> list[psutil.Process]:
-    """All of the server's, zombies too."""
+    """All processes of a server, zombies included."""
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
 def resident_bytes(server: Server) -> tuple[int, int]:
-    """Of the process that serves, and of its nursery."""
-    worker, nursery = (
+    """The resident memory of the worker, and of its fork server."""
+    worker, fork_server = (
         next(p for p in processes(server) if role in " ".join(p.cmdline()))
-        for role in (WORKER, NURSERY)
+        for role in (WORKER, FORK_SERVER)
     )
-    return worker.memory_info().rss, nursery.memory_info().rss
+    return worker.memory_info().rss, fork_server.memory_info().rss
 
 
-def left_behind(server: Server) -> list[Path]:
-    """The server's temporary files, but those that were there from the start on."""
+def temporary_files(server: Server) -> list[Path]:
+    """The server's temporary files."""
     return [path for path in server.temp.rglob("*") if path.is_file()]
 
 
@@ -215,34 +224,34 @@ def report_costs(rounds: int) -> None:
 
 def report_music(seconds: float) -> None:
     limits = DecodeLimits.of(seconds)
-    # Noise that swells: as costly for a decoder as music is, or more.
+    # Noise of changing level costs a decoder as much as music does, or more.
     source = f"anoisesrc=c=pink:a=0.3:r=48000:d={seconds},tremolo=f=2"
     print(
         f"{date.today()}, {seconds:g} s of stereo at 48 kHz; bound: {limits.cpu_s} s of processor"
     )
     print("| format | MB | wall, s | processor, s |\n|---|---|---|---|")
     with TemporaryDirectory() as folder, closing(Decoder()) as decoder:
-        (nursery,) = psutil.Process().children()
+        (fork_server,) = psutil.Process().children()
         for name in MUSIC:
             path = encoded(Path(folder), name, source)
-            wall_s, cpu_s = time.perf_counter(), sum(nursery.cpu_times()[:4])
+            wall_s, cpu_s = time.perf_counter(), sum(fork_server.cpu_times()[:4])
             with path.open("rb") as file:
                 decoder.decode(file, limits)
-            wall_s, cpu_s = time.perf_counter() - wall_s, sum(nursery.cpu_times()[:4]) - cpu_s
+            wall_s, cpu_s = time.perf_counter() - wall_s, sum(fork_server.cpu_times()[:4]) - cpu_s
             print(f"| {name} | {path.stat().st_size / 1e6:.0f} | {wall_s:.2f} | {cpu_s:.2f} |")
             path.unlink()
 
 
-def report_storm(files: int, first: int) -> None:
+def report_damaged_files(files: int, first: int) -> None:
     with TemporaryDirectory() as folder, serving(Path(folder)) as server:
         (seeds_in := Path(folder) / "seeds").mkdir()
         before = {process.pid for process in processes(server)}
-        answers = storm(server, make_seeds(seeds_in), range(first, first + files))
-        left = [process for process in processes(server) if process.pid not in before]
+        answers = send_damaged_files(server, make_seeds(seeds_in), range(first, first + files))
+        remaining = [process for process in processes(server) if process.pid not in before]
         took_s = np.array([took for took, _ in answers.took_s])
         slowest_s, slowest = max(answers.took_s)
         p50, p99 = np.percentile(took_s, (50, 99))
-        growth, nursery_growth = answers.growth_bytes()
+        growth, fork_server_growth = answers.growth_bytes()
         print(f"{date.today()}, files {first} to {first + files - 1}, {answers.seconds:.0f} s")
         print(f"answers: {dict(sorted(answers.statuses.items()))}, {dict(answers.types)}")
         print(
@@ -251,21 +260,21 @@ def report_storm(files: int, first: int) -> None:
         )
         print(
             f"memory: {answers.resident_bytes[-1][1] >> 20} MiB, {growth:+.1f} bytes a file;"
-            f" nursery {answers.resident_bytes[-1][2] >> 20} MiB, {nursery_growth:+.1f}"
+            f" fork server {answers.resident_bytes[-1][2] >> 20} MiB, {fork_server_growth:+.1f}"
         )
-        print(f"left: {len(left)} processes, {len(left_behind(server))} files")
+        print(f"left: {len(remaining)} processes, {len(temporary_files(server))} files")
         print(f"wrong: {len(answers.wrong)}", *answers.wrong[:20], sep="\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--files", type=int, help="so many damaged files instead")
+    parser.add_argument("--files", type=int, help="how many damaged files to send instead")
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--music", type=float, help="so many seconds of music instead")
+    parser.add_argument("--music", type=float, help="how many seconds of music to decode instead")
     options = parser.parse_args()
     if options.files:
-        report_storm(options.files, options.first)
+        report_damaged_files(options.files, options.first)
     elif options.music:
         report_music(options.music)
     else:

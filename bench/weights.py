@@ -24,7 +24,7 @@ DEMO_HOME = locate("demo", Settings()).checkpoint.parents[1]
 
 @contextmanager
 def model_home(name: str) -> Iterator[Path]:
-    """A folder with ``checkpoints`` as upstream lays it; of random weights for a real model."""
+    """A folder in upstream's layout, with random weights if the model is not the demo."""
     if ARCHITECTURES[name].is_demo:
         yield DEMO_HOME
         return
@@ -32,7 +32,7 @@ def model_home(name: str) -> Iterator[Path]:
         home = Path(folder)
         (home / "checkpoints").mkdir()
         shapes = jax.eval_shape(lambda: initial(ARCHITECTURES[name], jax.random.PRNGKey(0)))
-        # One block over and over: billions of fresh normals would take longer than the bench.
+        # One block is repeated: billions of random numbers would take longer than the benchmark.
         block = np.random.default_rng(0).standard_normal(1 << 20, np.float32) * np.float32(0.02)
         tensors = {key: np.resize(block, shape.shape) for key, shape in shapes.items()}
         file = home / "checkpoints" / ARCHITECTURES[name].checkpoint_name
@@ -41,6 +41,6 @@ def model_home(name: str) -> Iterator[Path]:
 
 
 def files_in(home: Path, name: str) -> ModelFiles:
-    """The model of a folder; the style encoder is the demo's, for it takes no part in speed."""
+    """The model of a folder, with the demo's style encoder, on which speed does not depend."""
     checkpoint = home / "checkpoints" / ARCHITECTURES[name].checkpoint_name
     return ModelFiles(name, checkpoint, locate("demo", Settings()).musiccoca_dir)

@@ -1,10 +1,10 @@
-"""The ``magenta-bento`` command: settings, models, plan, serve.
+"""The ``magenta-bento`` command: settings, controls, models, plan, serve.
 
 Exit codes: 0 for success, 1 for a failure that one sentence on stderr explains, 2 for a command
 line that can't be understood.
 
-Invariant: what a command doesn't need is not imported, so that ``settings`` answers at once and
-only ``models verify`` starts JAX.
+Invariant: a command imports only what it needs, so that ``settings`` prints at once and only
+``models verify`` starts JAX.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from magenta_bento import __version__
-from magenta_bento.config import Described, Settings, describe
+from magenta_bento.config import SettingDescription, Settings, describe
 from magenta_bento.errors import MagentaBentoError, WeightsError
 from magenta_bento.planning import options
 from magenta_bento.weights import catalog
 
 if TYPE_CHECKING:
-    from magenta_bento.planning.case import Computed, Measured
+    from magenta_bento.planning.case import ComputedDevice, MeasuredDevice
     from magenta_bento.planning.gpus import Gpu
 
 
 class _Commands(click.Group):
-    """Turns our errors into one sentence on stderr and exit code 1, in one place."""
+    """A group of commands that end with one sentence on stderr and exit code 1 on our errors."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -59,6 +59,16 @@ def settings(markdown: bool) -> None:
     click.echo(_table([head, *rows]))
 
 
+@main.command("controls")
+def list_controls() -> None:
+    """Every control of music: name, default, values, meaning."""
+    from magenta_bento import controls
+
+    head = ("CONTROL", "DEFAULT", "VALUES", "MEANING")
+    rows = [(row.name, row.default, row.values, row.meaning) for row in controls.describe()]
+    click.echo(_table([head, *rows]))
+
+
 @main.group()
 def models() -> None:
     """The models: which are here, fetch one, check one."""
@@ -77,7 +87,7 @@ def list_models() -> None:
     for name in catalog.NAMES:
         files = catalog.locate(name, current)
         size = f"{files.size_bytes / 1e6:,.1f} MB"
-        rows.append(("*" if name == served else "", name, size, _state(files)))
+        rows.append(("*" if name == served else "", name, size, _state_of_files(files)))
     click.echo(_table(rows))
     click.echo(f"\nmodels are looked for in {catalog.home(current)}")
     if failure is not None:
@@ -98,11 +108,11 @@ def download_model(name: str) -> None:
 @models.command("pack")
 @click.argument("name", type=click.Choice(catalog.TRAINED))
 def pack_model(name: str) -> None:
-    """Copy a model into BentoML's store, for Bentos that are to hold it."""
+    """Copy a model into BentoML's store, for Bentos that are to include it."""
     from magenta_bento.weights.packed import pack
 
     tag = pack(catalog.locate(name, Settings.from_env()), say=click.echo)
-    click.echo(f"packed as {tag}; take it along with: MAGENTA_MODEL={name} bentoml build")
+    click.echo(f"packed as {tag}; build a Bento with it: MAGENTA_MODEL={name} bentoml build")
 
 
 @models.command("verify")
@@ -110,7 +120,7 @@ def pack_model(name: str) -> None:
 def verify_model(name: str) -> None:
     """Check a model's files: every parameter, and the style encoder's known answers."""
     files = catalog.locate(name, Settings.from_env())
-    # Shapes are traced, not computed: leave a GPU to the service that may be running on it.
+    # Shapes are only traced, which needs no GPU, and a server may be using the GPU.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from magenta_bento.model.architecture import ARCHITECTURES
     from magenta_bento.model.verify import verify
@@ -131,7 +141,7 @@ def verify_model(name: str) -> None:
 @click.option("--model", type=click.Choice(catalog.TRAINED), help="… and what it plays; or else:")
 @click.option(
     "--measured-frame-ms",
-    type=options.Finite(min=0, max=10_000, min_open=True),
+    type=options.FiniteFloatRange(min=0, max=10_000, min_open=True),
     help="Time of a frame that you have measured with all --slots taken.",
 )
 @click.option("--slots", type=click.IntRange(1, 1024), help="MAX_STREAMS.  [default: the GPU's]")
@@ -140,7 +150,7 @@ def verify_model(name: str) -> None:
 )
 @click.option(
     "--seconds",
-    type=options.Finite(min=0, max=3_600, min_open=True),
+    type=options.FiniteFloatRange(min=0, max=3_600, min_open=True),
     default=30.0,
     show_default=True,
     help="Length of a piece.",
@@ -148,21 +158,21 @@ def verify_model(name: str) -> None:
 @click.option("--live", type=click.IntRange(0, 100_000), default=0, help="Live sessions at once.")
 @click.option(
     "--wait",
-    type=options.Finite(min=0, max=3_600),
+    type=options.FiniteFloatRange(min=0, max=3_600),
     default=5.0,
     show_default=True,
     help="Longest wait for a slot, seconds …",
 )
 @click.option(
     "--quantile",
-    type=options.Finite(min=0, max=1, min_open=True, max_open=True),
+    type=options.FiniteFloatRange(min=0, max=1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
     help="… of this share of all pieces.",
 )
 @click.option(
     "--utilisation",
-    type=options.Finite(min=0, max=1, min_open=True, max_open=True),
+    type=options.FiniteFloatRange(min=0, max=1, min_open=True, max_open=True),
     default=0.8,
     show_default=True,
     help="Largest share of a server's speed to be used.",
@@ -171,7 +181,7 @@ def verify_model(name: str) -> None:
 @click.option("--max-queue", type=click.IntRange(1, 10_000), default=64, show_default=True)
 @click.option(
     "--price-per-hour",
-    type=options.Finite(min=0, max=1e6),
+    type=options.FiniteFloatRange(min=0, max=1e6),
     help="Of one server, in any currency.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -218,7 +228,7 @@ def serve(port: int, host: str | None, tls: bool) -> None:
     from magenta_bento.access.control import key_ring
 
     current = Settings.from_env()
-    key_ring(current)  # wrong keys are told here, not by a worker's log
+    key_ring(current)  # so that an error about keys is printed here, not in a worker's log
     files = catalog.choose(current)
     click.echo(f"serving {files.name} from {files.checkpoint}")
     if files.name == catalog.DEMO:
@@ -230,22 +240,22 @@ def serve(port: int, host: str | None, tls: bool) -> None:
     if host is not None:
         command += ["--host", host]
     if tls:
-        command += _certified(current, port)
+        command += _tls_options(current, port)
     os.environ.setdefault("PUBLIC_URL", f"http{'s' if tls else ''}://localhost:{port}")
     sys.stdout.flush()
-    # Replaced, not wrapped: signals and the exit code are BentoML's own.
+    # This process becomes BentoML's, so that BentoML gets its signals and sets the exit code.
     os.execvp(sys.executable, command)  # noqa: S606  # no shell: a list, and our own python
 
 
 def _device(
     gpu: Gpu | None, model: str | None, measured_frame_ms: float | None, slots: int | None
-) -> Computed | Measured:
-    """What each server runs on.
+) -> ComputedDevice | MeasuredDevice:
+    """The device that the options of ``plan`` describe.
 
     Raises:
-      UsageError: None is named, two, or half of one.
+      UsageError: The options describe no device, two devices, or one incompletely.
     """
-    from magenta_bento.planning.case import Computed, Measured
+    from magenta_bento.planning.case import ComputedDevice, MeasuredDevice
     from magenta_bento.planning.workload import WORKLOADS
 
     if measured_frame_ms is not None:
@@ -253,14 +263,14 @@ def _device(
             raise click.UsageError("--measured-frame-ms takes the place of --gpu and --model")
         if slots is None:
             raise click.UsageError("--measured-frame-ms needs --slots, with which it was measured")
-        return Measured(measured_frame_ms / 1e3, slots)
+        return MeasuredDevice(measured_frame_ms / 1e3, slots)
     if gpu is None or model is None:
         raise click.UsageError("give --gpu and --model, or --measured-frame-ms and --slots")
-    return Computed(gpu, WORKLOADS[model], slots)
+    return ComputedDevice(gpu, WORKLOADS[model], slots)
 
 
-def _certified(current: Settings, port: int) -> list[str]:
-    """The options that make BentoML serve TLS; says what a Python client needs."""
+def _tls_options(current: Settings, port: int) -> list[str]:
+    """BentoML's options for TLS; prints what a Python client has to set."""
     from magenta_bento.tls import local_pair
 
     pair = local_pair(current.tls_dir)
@@ -272,22 +282,22 @@ def _certified(current: Settings, port: int) -> list[str]:
     return ["--ssl-certfile", str(pair.certificate), "--ssl-keyfile", str(pair.key)]
 
 
-def _state(files: catalog.ModelFiles) -> str:
-    """ "complete", or the names of the files at fault behind what is wrong with them."""
+def _state_of_files(files: catalog.ModelFiles) -> str:
+    """ "complete", or each fault with the names of the files that have it."""
     names: dict[str, list[str]] = {}
     for path, fault in files.faults().items():
         names.setdefault(fault, []).append(path.name)
     return "; ".join(f"{fault}: {', '.join(all_)}" for fault, all_ in names.items()) or "complete"
 
 
-def _markdown(rows: Sequence[Described]) -> str:
+def _markdown(rows: Sequence[SettingDescription]) -> str:
     lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
     lines += [f"| `{row.variable}` | `{row.default}` | {row.meaning} |" for row in rows]
     return "\n".join(lines)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, the last one ragged."""
+    """Rows of cells as text, each column as wide as its widest cell, no spaces at the end."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -41,14 +41,14 @@ IN_MEMORY = "memory://"
 _REDIS = ("redis://", "rediss://", "redis+unix://")
 
 
-def _store(url: SecretStr) -> SecretStr:
+def _store_url(url: SecretStr) -> SecretStr:
     if url.get_secret_value() != IN_MEMORY and not url.get_secret_value().startswith(_REDIS):
         raise ValueError(f"must be {IN_MEMORY} or begin with {' or '.join(_REDIS)}")
     return url
 
 
 def _split(value: Any) -> Any:
-    """A comma-separated list, as an environment variable holds it."""
+    """The parts of a comma-separated list, which is how an environment variable holds one."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -60,7 +60,7 @@ def _network(value: Any) -> IPv4Network | IPv6Network:
     return ip_network(value)
 
 
-def _origin(value: str) -> str:
+def _cors_origin(value: str) -> str:
     parts = urlsplit(value)
     is_origin = parts.scheme and parts.netloc and value == f"{parts.scheme}://{parts.netloc}"
     if value not in ("*", "null") and not is_origin:
@@ -68,16 +68,18 @@ def _origin(value: str) -> str:
     return value.lower()
 
 
-Store = Annotated[SecretStr, AfterValidator(_store)]
+Store = Annotated[SecretStr, AfterValidator(_store_url)]
 Networks = Annotated[
     tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...],
     BeforeValidator(_split),
 ]
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_cors_origin)], ...], BeforeValidator(_split)
+]
 
 
 class Settings(BaseModel):
-    """What an operator can choose. Every field says what it means and in which unit."""
+    """The settings of a server. Each field's description says what it means and in which unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -229,36 +231,46 @@ class Settings(BaseModel):
 
     @property
     def max_file_size_bytes(self) -> int:
+        """``max_file_size_mb`` in bytes."""
         return int(self.max_file_size_mb * 1_000_000)
 
     @model_validator(mode="after")
-    def _has_keys(self) -> Settings:
+    def _auth_has_keys(self) -> Settings:
         if self.enable_auth and not self.api_keys.get_secret_value() and not self.api_keys_file:
             raise ValueError("ENABLE_AUTH: needs API_KEYS or API_KEYS_FILE")
         return self
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Reads the settings.
+        """Reads the settings from environment variables.
 
-        A variable that is set but empty counts as not set, as compose files leave them.
+        A variable that is set to an empty text counts as not set: compose files pass variables
+        that their user left out in this way.
 
         Raises:
-          ConfigError: A value is wrong; every wrong one is named.
+          ConfigError: A value is wrong; the message names every wrong one.
         """
-        given = {name: environ[name.upper()] for name in _given(environ)}
-        if level := given.get("log_level"):
-            given["log_level"] = level.upper()
+        values = {name: environ[name.upper()] for name in _names_set_in(environ)}
+        if level := values.get("log_level"):
+            values["log_level"] = level.upper()
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(values)
         except ValidationError as error:
             reasons = "; ".join(map(_reason, error.errors()))
             raise ConfigError(f"wrong settings: {reasons}") from None
 
 
 @dataclass(frozen=True)
-class Described:
-    """One setting as ``magenta-bento settings`` prints it."""
+class SettingDescription:
+    """One setting as ``magenta-bento settings`` prints it.
+
+    Attributes:
+      variable: Its environment variable.
+      value: Its value now; a secret is masked.
+      default: Its value when the variable is not set.
+      source: Where the value comes from.
+      meaning: What it means, and in which unit.
+    """
 
     variable: str
     value: str
@@ -267,15 +279,17 @@ class Described:
     meaning: str
 
 
-def describe(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[Described]:
+def describe(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> list[SettingDescription]:
     """Every setting with its value, default, source and meaning, in declaration order."""
-    given = _given(environ)
+    names_set = _names_set_in(environ)
     return [
-        Described(
+        SettingDescription(
             variable=name.upper(),
-            value=_shown(getattr(settings, name)),
-            default=_shown(field.default),
-            source="environment" if name in given else "default",
+            value=_formatted(getattr(settings, name)),
+            default=_formatted(field.default),
+            source="environment" if name in names_set else "default",
             meaning=field.description or "",
         )
         for name, field in Settings.model_fields.items()
@@ -295,11 +309,12 @@ def _is_secret(name: str) -> bool:
     return Settings.model_fields[name].annotation is SecretStr
 
 
-def _given(environ: Mapping[str, str]) -> set[str]:
+def _names_set_in(environ: Mapping[str, str]) -> set[str]:
+    """The names of the settings whose variables hold something."""
     return {name for name in Settings.model_fields if environ.get(name.upper(), "") != ""}
 
 
-def _shown(value: object) -> str:
+def _formatted(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, SecretStr):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -162,6 +163,43 @@ def _takes_null(name: str) -> bool:
     except ValidationError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class DescribedControl:
+    """One control, in words."""
+
+    name: str
+    default: str
+    values: str
+    meaning: str
+
+
+def describe(model: type[Controls] = Controls) -> list[DescribedControl]:
+    """Every control with its default, its values and its meaning, in declaration order."""
+    schema = model.model_json_schema()
+    return [
+        DescribedControl(
+            name=name,
+            default="" if field.default is None else str(field.default),
+            values=_values(schema["properties"][name], schema["$defs"]),
+            meaning=field.description or "",
+        )
+        for name, field in model.model_fields.items()
+    ]
+
+
+def _values(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """The bounds of a number, the names of an enumeration, or of what a list is."""
+    field = next((each for each in field.get("anyOf", ()) if each.get("type") != "null"), field)
+    if "$ref" in field:
+        field = definitions[field["$ref"].rpartition("/")[2]]
+    if "enum" in field:
+        return ", ".join(field["enum"])
+    if field["type"] == "array":
+        return f"list of {_values(field['items'], definitions)}"
+    highest = field["exclusiveMaximum"] - 1 if "exclusiveMaximum" in field else field["maximum"]
+    return f"{field['minimum']:g} to {highest:g}"
 
 
 def optional(model: type[BaseModel]) -> type[Any]:

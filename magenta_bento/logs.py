@@ -1,10 +1,10 @@
 """Where this package's log lines go, and in which form.
 
-As text they stand beside BentoML's; as JSON every line of the process is one object, BentoML's
-own too, with the id of the request and the ids of its trace.
+As text, the package's lines are written beside BentoML's. As JSON, every line of the process is
+one object, BentoML's lines too, with the id of the request and the ids of its trace.
 
-Invariant: configuring twice changes nothing, and no line holds a key; prompts only stand in the
-access line, and only if the operator asked for it.
+Invariant: configuring twice changes nothing, and no line holds a key. Only the access line holds
+prompts, and only with ``LOG_PROMPTS``.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from magenta_bento.errors import ServiceError
 TEXT_FORMAT = "%(asctime)s [%(levelname)s] %(message)s"
 JSON_FIELDS = ["levelname", "name", "message"]
 PACKAGE = "magenta_bento"
-OTHERS = ("", "bentoml", "uvicorn.error", "circus")  # loggers that BentoML gives handlers
+BENTOML_LOGGERS = ("", "bentoml", "uvicorn.error", "circus")  # those that BentoML adds handlers to
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-class _WithIds(logging.Filter):
-    """Puts the ids of the request and of its trace on each line."""
+class _AddIds(logging.Filter):
+    """Adds the ids of the request and of its trace to each record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.__dict__.pop("request_id", None)  # BentoML's is a number of its own
+        record.__dict__.pop("request_id", None)  # set by BentoML, to a number that is not ours
         if current := request_id.get():
             record.request_id = current
         context = trace.get_current_span().get_span_context()
-        if context.trace_flags.sampled:  # also once the span is over, as in the access line
+        # Not ``is_recording``: the access line is written after its span has ended.
+        if context.trace_flags.sampled:
             record.trace_id = trace.format_trace_id(context.trace_id)
             record.span_id = trace.format_span_id(context.span_id)
         return True
 
 
-class _NoFalseAlarm(logging.Filter):
-    """Drops what uvicorn takes for a fault and is none.
+class _DropExpectedErrors(logging.Filter):
+    """Drops error records of uvicorn for what is no fault of the server.
 
-    uvicorn 0.54 says of a WebSocket that was refused with a status that it had no answer, and
-    shows a traceback for a stream that is broken off because the client's budget is spent.
+    When a WebSocket is refused with a status, uvicorn 0.54 writes that the handshake was not
+    completed. When a stream is cut because the client's budget is spent, it writes a traceback.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -54,16 +55,18 @@ class _NoFalseAlarm(logging.Filter):
         return not expected and "without completing handshake" not in record.getMessage()
 
 
-_WITH_IDS = _WithIds()
-_NO_FALSE_ALARM = _NoFalseAlarm()
+_ADD_IDS = _AddIds()
+_DROP_EXPECTED_ERRORS = _DropExpectedErrors()
 
 
-class _Json(JsonFormatter):
+class _JsonFormatter(JsonFormatter):
+    """One JSON object a line: the time, the level, the logger, the message and the ids."""
+
     def __init__(self) -> None:
         super().__init__(
             JSON_FIELDS,
             rename_fields={"levelname": "level", "name": "logger"},
-            # What BentoML's own filter puts on a record.
+            # Left out: what each record has, and what BentoML's own filter adds to it.
             reserved_attrs=[
                 *logging.makeLogRecord({}).__dict__,
                 *("levelname_bracketed", "component", "trace_msg", "service_name", "message"),
@@ -76,21 +79,26 @@ class _Json(JsonFormatter):
 
 
 def configure(level: str, form: str = "text") -> None:
-    """Writes the package's lines of at least this level, as ``text`` or as ``json``."""
+    """Sets up logging for this process.
+
+    Args:
+      level: The least severe level of the package's records that are written.
+      form: "text", or "json" for the records of the whole process.
+    """
     logger = logging.getLogger(PACKAGE)
     logger.setLevel(level)
     logger.propagate = False
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.addFilter(_WITH_IDS)
-        handler.setFormatter(logging.Formatter(TEXT_FORMAT, "%Y-%m-%dT%H:%M:%S%z"))
-        logger.addHandler(handler)
-    logging.getLogger("uvicorn.error").addFilter(_NO_FALSE_ALARM)
-    # At other levels it would write queries, which may hold keys and prompts.
+        stderr = logging.StreamHandler()
+        stderr.addFilter(_ADD_IDS)
+        stderr.setFormatter(logging.Formatter(TEXT_FORMAT, "%Y-%m-%dT%H:%M:%S%z"))
+        logger.addHandler(stderr)
+    logging.getLogger("uvicorn.error").addFilter(_DROP_EXPECTED_ERRORS)
+    # At other levels uvicorn writes queries, which may hold keys and prompts.
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     if form == "json":
         logging.captureWarnings(True)
-        for name in (PACKAGE, *OTHERS):
-            for written in logging.getLogger(name).handlers:
-                written.setFormatter(_Json())
-                written.addFilter(_WITH_IDS)
+        for name in (PACKAGE, *BENTOML_LOGGERS):
+            for handler in logging.getLogger(name).handlers:
+                handler.setFormatter(_JsonFormatter())
+                handler.addFilter(_ADD_IDS)

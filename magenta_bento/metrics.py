@@ -1,22 +1,22 @@
 """Every Prometheus metric of the service, in one place.
 
-Names end in their unit. Histograms of time straddle the 40 ms in which a frame has to be made
-to keep up with playback.
+Names end in their unit. The histogram of frame times has a bound at the 40 ms in which a frame
+has to be made to keep up with playback, and several on both sides of it.
 
-Invariant: no label holds a prompt, a key or anything else a client wrote. ``key`` is the name
-that the operator gave a key, and ``route`` one of the server's own.
+Invariant: no label holds a prompt, a key or anything else that a client sends. The label ``key``
+is the name that the operator gave a key, and ``route`` is one of the server's own routes.
 """
 
 from __future__ import annotations
 
 import os
 
-# BentoML has its workers count in files that are mapped into memory. There is one worker here;
-# on a full disk a write to such a page would be its end (SIGBUS), and the figures of a worker
-# that died would be added to those of its successor.
+# With this variable, which BentoML sets, metrics are counted in memory-mapped files that several
+# workers share. There is only one worker here. On a full disk a write to such a page ends the
+# process (SIGBUS), and the counts of a worker that died would be added to those of the next one.
 os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
-from prometheus_client import (  # after what it reads when it is imported
+from prometheus_client import (  # after the variable, which it reads when it is imported
     CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
@@ -43,8 +43,8 @@ class Metrics:
     """The metrics of one process.
 
     Args:
-      registry: Where they are registered. BentoML serves the default one; a test that wants
-        its own figures gives its own.
+      registry: Where the metrics are registered. ``exposition`` reads the default one; a test
+        can have one to itself.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
@@ -125,5 +125,5 @@ class Metrics:
 
 
 def exposition() -> bytes:
-    """The metrics in Prometheus' text format."""
+    """The metrics of the default registry, in Prometheus' text format."""
     return generate_latest(REGISTRY)

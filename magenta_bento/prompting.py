@@ -1,7 +1,7 @@
 """Prompts to style embeddings, off the event loop.
 
 Everything that the service does with a prompt is here: text and uploaded audio become
-embeddings, uploads can be kept under an id, and a style becomes tokens.
+embeddings, the embedding of an upload can be stored under an id, and a style becomes tokens.
 
 Invariant: the event loop never waits for a decoder or an interpreter, decoding has threads of
 its own so that slow uploads delay no text, no queue grows without a bound, and no file outlives
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import secrets
@@ -34,62 +35,68 @@ from magenta_bento.style import Embedding, Style, StyleEncoder, StyleTokens, ble
 log = logging.getLogger("magenta_bento")
 
 UPLOAD_THREADS = 2
-# Each holds a body of up to MAX_FILE_SIZE_MB on disk, and a client who waits: for seconds if
-# those before it are music, for 16 / 2 * 5 s if all of them are as costly as can be.
+# Each waiting upload holds a body of up to MAX_FILE_SIZE_MB on disk, and a client that waits:
+# seconds if the uploads before it are music, 16 / 2 * 5 s if each takes all the time it may.
 UPLOADS_WAITING = 16
 STYLE_THREADS = 2
-# A text or a set of tokens takes a few ms, so the last of these waits about a second.
+# An embedding or its tokens take a few ms, so the last in this queue waits about a second.
 PROMPTS_WAITING = 256
 NO_ROOM_RETRY_AFTER_S = 10
-MAX_STORED_PROMPTS = 1_024  # of 3 kB each
+MAX_STORED_PROMPTS = 1_024  # embeddings of 3 kB each
 STORED_PROMPT_TTL_S = 24 * 3600
-_MEAN_OVER = 8  # pieces of work
+_MEAN_OVER = 8  # the mean time of a job is over about so many recent ones
 
 T = TypeVar("T")
 
 
 class WorkerPool:
-    """WorkerPool for one kind of work, and a bounded queue of those who ask for it.
+    """Threads for one kind of job, and a bounded queue of callers before them.
 
-    The queue is on the event loop's side: who leaves it, cancelled, is not worked for. When it
-    is full, the next one is refused.
+    The queue is on the event loop's side. A caller that is cancelled while it waits leaves the
+    queue, and its job never starts. A caller that is cancelled while its job runs returns at
+    once, but the job keeps its thread until it ends. When the queue is full, the next caller is
+    refused.
+
+    ``anyio.to_thread.run_sync`` with a ``CapacityLimiter`` can't stand in: when the caller is
+    cancelled, it counts the thread as free while the job still runs, and starts another one. So
+    clients that upload and leave would have any number of decoders run at once.
 
     Args:
-      name: Of the threads.
-      count: How many.
-      most_waiting: How many may wait for one of them.
-      refused: Counts who was not let in.
-      waiting: Shows who waits; None for nobody to see.
+      name: What a job is called in messages, and its thread in a debugger.
+      threads: How many jobs run at once.
+      max_waiting: How many callers may wait for a thread.
+      refused: Counts the callers that were refused.
+      waiting: Shows how many callers wait; None if no metric does.
     """
 
     def __init__(
         self,
         name: str,
-        count: int,
-        most_waiting: int,
+        threads: int,
+        max_waiting: int,
         refused: Counter,
         waiting: Gauge | None = None,
     ) -> None:
         self._name = name
-        self._count = count
-        self._most_waiting = most_waiting
+        self._threads = threads
+        self._max_waiting = max_waiting
         self._refused = refused
-        self._gauge = waiting
+        self._waiting_gauge = waiting
         self._waiting = 0
-        self._mean_s = 0.0  # of one piece of work, the recent ones counting most
-        self._free = asyncio.Semaphore(count)
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._mean_s = 0.0  # duration of a job, an exponential moving average
+        self._free = asyncio.Semaphore(threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
-    async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """What ``work`` returns or raises, run in a thread.
+    async def run(self, job: Callable[..., T], *args: Any) -> T:
+        """What ``job`` returns or raises, run in a thread with the caller's context variables.
 
         Raises:
-          Overloaded: Too many wait already; says when their turns will have come.
-          NotReady: The threads were shut down.
+          Overloaded: Too many callers wait already; says when their turns will have come.
+          NotReady: The pool was shut down.
         """
-        if self._free.locked() and self._waiting >= self._most_waiting:
+        if self._free.locked() and self._waiting >= self._max_waiting:
             self._refused.inc()
-            wait_s = self._mean_s * (self._waiting + 1) / self._count
+            wait_s = self._mean_s * (self._waiting + 1) / self._threads
             raise Overloaded(
                 f"{self._waiting} {self._name}s are waiting, as many as may",
                 retry_after_s=max(1, math.ceil(wait_s)),
@@ -100,34 +107,36 @@ class WorkerPool:
         finally:
             self._count_waiting(-1)
         loop = asyncio.get_running_loop()
+        # With the context, what the job logs carries the request's id.
+        context = contextvars.copy_context()
         try:
-            job = self._pool.submit(work, *args)
+            running = self._pool.submit(context.run, job, *args)
         except RuntimeError as error:
             self._free.release()
             raise NotReady.shutting_down() from error
-        began = loop.time()
+        started_s = loop.time()
 
-        def done(_: object) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(self._done, began)
+        def free_the_thread(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and no caller is left
+                loop.call_soon_threadsafe(self._job_done, started_s)
 
-        # Not when this coroutine ends: cancelled, it leaves a thread that still works.
-        job.add_done_callback(done)
-        return await asyncio.wrap_future(job)
+        # A callback of the job and not the end of this coroutine, which may be cancelled first.
+        running.add_done_callback(free_the_thread)
+        return await asyncio.wrap_future(running)
 
     def shut_down(self) -> None:
-        """Lets nobody in any more; what runs goes on."""
+        """Refuses all further jobs; those that run go on."""
         self._pool.shutdown(wait=False)
 
-    def _done(self, began: float) -> None:
-        took_s = asyncio.get_running_loop().time() - began
+    def _job_done(self, started_s: float) -> None:
+        took_s = asyncio.get_running_loop().time() - started_s
         self._mean_s += (took_s - self._mean_s) / (_MEAN_OVER if self._mean_s else 1)
         self._free.release()
 
     def _count_waiting(self, change: int) -> None:
         self._waiting += change
-        if self._gauge is not None:
-            self._gauge.set(self._waiting)
+        if self._waiting_gauge is not None:
+            self._waiting_gauge.set(self._waiting)
 
 
 @dataclass(frozen=True)
@@ -156,12 +165,15 @@ PromptSource = TextSource | AudioSource | StoredAudioSource
 
 
 class Prompter:
-    """See the module; one a process.
+    """Turns the prompts of all requests of a process into styles.
+
+    Its methods run on the event loop. What takes long, they leave to two pools of threads: one
+    for uploads, one for everything else.
 
     Args:
       styles: Makes the embeddings.
-      max_upload_seconds: Longest audio that is decoded.
-      metrics: Where to count.
+      max_upload_seconds: Longest audio that is decoded, seconds.
+      metrics: Counts what waits, what was refused, and the time of decoding.
     """
 
     def __init__(self, styles: StyleEncoder, max_upload_seconds: float, metrics: Metrics) -> None:
@@ -179,7 +191,7 @@ class Prompter:
         self._prompts = WorkerPool(
             "prompt", STYLE_THREADS, PROMPTS_WAITING, metrics.refused.labels("prompts_full")
         )
-        # Full, it forgets the id that was used longest ago.
+        # When it is full, the id that was used longest ago is forgotten.
         self._stored: TTLCache[str, Embedding] = TTLCache(MAX_STORED_PROMPTS, STORED_PROMPT_TTL_S)
 
     def close(self) -> None:
@@ -193,6 +205,7 @@ class Prompter:
 
         Raises:
           Overloaded: Too many prompts wait.
+          NotReady: The server shuts down.
         """
 
         def embed() -> Style:
@@ -204,12 +217,13 @@ class Prompter:
         """The style of an audio file.
 
         Args:
-          file: Its bytes; any format that ``audio.decode`` reads.
-          field: What the client called it, for errors.
+          file: The file's bytes, in any format that ``audio.decode`` reads.
+          field: The form field that it came in, for errors.
 
         Raises:
-          InvalidInput: It is no audio that we read, or longer than the bounds.
+          InvalidInput: The file is no audio that can be read, or longer than the bounds.
           Overloaded: Too many uploads wait, or the host has no room for this one.
+          NotReady: The server shuts down.
         """
 
         def embed() -> Style:
@@ -217,7 +231,7 @@ class Prompter:
                 decoded = self._decoded(file)
             except InvalidInput as error:
                 raise type(error).field(field, error.message) from error
-            except OSError as error:  # of space, memory, descriptors or processes
+            except OSError as error:  # no space, memory, descriptor or process was left
                 log.warning("an upload could not be taken: %s", error)
                 raise Overloaded(
                     "the host has no room for an upload", retry_after_s=NO_ROOM_RETRY_AFTER_S
@@ -229,11 +243,12 @@ class Prompter:
         return await self._uploads.run(embed)
 
     def _decoded(self, file: BinaryIO) -> Decoded:
-        with tempfile.TemporaryFile() as ours:  # the request's is closed when that ends
-            shutil.copyfileobj(file, ours)
-            ours.flush()
+        # A copy, because the request's own file is closed when a cancelled request ends.
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
             with self._metrics.decode_seconds.time():
-                return self._decoder.decode(ours, self._limits)
+                return self._decoder.decode(copy, self._limits)
 
     async def blend(
         self, prompts: Sequence[PromptSource], weights: Sequence[float], field: str
@@ -277,16 +292,23 @@ class Prompter:
         return await self._prompts.run(tokenize)
 
     def store_audio_prompt(self, embedding: Embedding) -> str:
-        """Keeps an embedding for a day, or until it is among the oldest; returns its id."""
+        """Stores the embedding of an upload, float32 [768], under a new id.
+
+        It is kept for ``STORED_PROMPT_TTL_S`` seconds, or until ``MAX_STORED_PROMPTS`` others
+        were stored or used after it.
+
+        Returns:
+          The id, which can't be guessed: whoever knows it may use the embedding.
+        """
         audio_id = secrets.token_urlsafe(16)
         self._stored[audio_id] = embedding
         return audio_id
 
     def stored_audio_prompt(self, audio_id: str) -> Embedding:
-        """The embedding behind an id.
+        """The embedding, float32 [768], that is stored under an id.
 
         Raises:
-          InvalidInput: There is none, or not any more.
+          InvalidInput: No embedding is stored under it, or none any more.
         """
         try:
             return self._stored[audio_id]

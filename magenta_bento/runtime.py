@@ -4,7 +4,9 @@
 
 Loading takes long and runs on its own thread, so that health checks are answered meanwhile.
 
-Invariant: ``loaded`` has an engine and a prompter exactly while the phase is READY or DRAINING.
+Invariant: requests get the engine and the prompter, by ``loaded``, exactly while the phase is
+READY. Both outlive that phase: while the server drains, running streams need them to end, and
+``/health`` counts the streams that are left.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ DEMO_NOTE = "a tiny demo model, not Magenta's music"
 
 
 class ServerPhase(StrEnum):
+    """Where a server is in its life; the value is the ``status`` that ``/health`` shows."""
+
     LOADING = "loading"
     READY = "healthy"
     DRAINING = "draining"
@@ -47,14 +51,21 @@ _NEXT = {
 
 
 class OnDeath(Protocol):
-    """Told that the server can't go on."""
+    """A function that is called when the server can't go on."""
 
     def __call__(self, error: BaseException, *, while_loading: bool) -> None: ...
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What READY brings."""
+    """What loading made.
+
+    Attributes:
+      engine: Plays the streams.
+      prompter: Makes their styles.
+      device: Where the model runs, for people: "cpu" or "NVIDIA L4".
+      dtype: What its language model computes in: "float32" or "bfloat16".
+    """
 
     engine: Engine
     prompter: Prompter
@@ -63,12 +74,12 @@ class Loaded:
 
 
 class Runtime:
-    """See the module.
+    """The settings, the metrics, the access control and the loaded model of one process.
 
     Args:
       settings: How to load and serve.
-      files: Which model.
-      metrics: Where to count.
+      files: The files of the model to serve.
+      metrics: Where the runtime and all that it makes count.
       on_death: Called once, on another thread, when loading fails or the engine dies; the
         process should exit.
 
@@ -89,12 +100,15 @@ class Runtime:
         self.access = AccessControl.from_settings(settings, metrics)
         self.phase = ServerPhase.LOADING
         self._lock = threading.Lock()  # guards the phase: loading and a shutdown may race
+        # None until the model is loaded, and never None again: health and shut_down need what
+        # was loaded in the phases after READY too.
         self._loaded: Loaded | None = None
         self._device_memory: Callable[[], Mapping[str, int]] = dict
         self._on_death = on_death
 
     @property
     def is_demo(self) -> bool:
+        """Whether the model is the demo and not one of Magenta's."""
         return self.files.name == DEMO
 
     def start(self) -> None:
@@ -103,7 +117,7 @@ class Runtime:
 
     @property
     def loaded(self) -> Loaded:
-        """What requests work with.
+        """What requests work with, while they are taken.
 
         Raises:
           NotReady: The model is loading, has failed, or the server shuts down.
@@ -190,7 +204,7 @@ class Runtime:
         prompter = Prompter(styles, self.settings.max_upload_seconds, self.metrics)
         self._loaded = Loaded(engine, prompter, report.device, report.dtype)
         if not self._enter(ServerPhase.READY):
-            engine.stop()  # a shutdown that came while we loaded has found nothing to stop
+            engine.stop()  # a shutdown that came during loading found no engine to stop
             prompter.close()
             return
         log.info("ready: up to %d streams at once", engine.capacity)
@@ -204,7 +218,7 @@ class Runtime:
         self._on_death(error, while_loading=while_loading)
 
     def _enter(self, phase: ServerPhase) -> bool:
-        """Moves on; False if the way does not lead there any more."""
+        """Goes to a phase; False if the present phase does not lead to it."""
         with self._lock:
             if phase not in _NEXT.get(self.phase, ()):
                 return False

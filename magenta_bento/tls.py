@@ -1,9 +1,9 @@
-"""A certificate of our own for this machine, for clients that insist on TLS.
+"""A certificate for this machine, made here, for clients that insist on TLS.
 
-Google's Python SDK only dials wss. The certificate is its own authority: a client that is told
-to trust the file trusts this server, and nothing else does.
+Google's Python SDK connects by wss only. The certificate is its own authority: a client that
+trusts the file trusts this server and no other, and a client that does not will not connect.
 
-Invariant: the key is readable by its owner alone, and a pair that is still valid is kept.
+Invariant: the key is readable by its owner alone, and a pair is kept as long as it is valid.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 VALID = timedelta(days=397)
-RENEW_BEFORE = timedelta(days=30)
+RENEW_BEFORE = timedelta(days=30)  # a server that starts is valid for a month at least
 KEY_MODE = 0o600
 _NAMES = ("localhost",)
 _ADDRESSES = ("127.0.0.1", "::1")
@@ -28,26 +28,29 @@ _ADDRESSES = ("127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key, as PEM files."""
+    """A certificate and its private key, as PEM files."""
 
     certificate: Path
     key: Path
 
 
 def local_pair(folder: Path) -> Pair:
-    """The certificate of this machine, made on first use and anew before it ends.
+    """The certificate of this machine, made on first use and again before it expires.
 
     Args:
-      folder: Where the two files lie.
+      folder: Where the two files lie; it is made if need be.
+
+    Raises:
+      OSError: The folder or a file in it can't be written.
     """
     pair = Pair(folder / "localhost.pem", folder / "localhost.key")
-    if not _still_good(pair):
+    if not _is_valid(pair):
         folder.mkdir(parents=True, exist_ok=True)
         _make(pair)
     return pair
 
 
-def _still_good(pair: Pair) -> bool:
+def _is_valid(pair: Pair) -> bool:
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
         key = serialization.load_pem_private_key(pair.key.read_bytes(), password=None)
@@ -78,7 +81,7 @@ def _make(pair: Pair) -> None:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pair.key.unlink(missing_ok=True)  # an old file would keep its mode
+    pair.key.unlink(missing_ok=True)  # written over, an old file would keep its mode
     with os.fdopen(os.open(pair.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE), "wb") as file:
         file.write(
             key.private_bytes(

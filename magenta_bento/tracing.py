@@ -1,9 +1,9 @@
-"""Traces, by OpenTelemetry, for those who name a collector.
+"""Traces by OpenTelemetry, when the environment names a collector.
 
 The variables are OpenTelemetry's own: ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``…_TRACES_ENDPOINT``)
-turns traces on, ``OTEL_SERVICE_NAME`` and ``OTEL_TRACES_SAMPLER`` mean what they mean everywhere.
-BentoML makes the span of a request; ours are its children: admission, embed, queue, generate
-and encode.
+turns traces on; ``OTEL_SERVICE_NAME`` and ``OTEL_TRACES_SAMPLER`` have their usual meaning.
+BentoML makes the span of a request. The spans that are made here are its children: admission,
+embed, queue, generate and encode.
 
 Invariant: without a collector nothing is recorded, and no span holds a query, which may hold a
 key and a prompt.
@@ -26,14 +26,16 @@ from magenta_bento import __version__
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SERVICE_NAME_VARIABLE = "OTEL_SERVICE_NAME"
-# The ASGI instrumentation makes one for every chunk of a stream.
+# How the names of those spans end that the ASGI instrumentation makes for each chunk.
 _CHUNK_SPANS = (" http send", " http receive", " websocket send", " websocket receive")
 _URL_ATTRIBUTES = ("http.url", "url.full", "http.target")
 
 tracer = trace.get_tracer("magenta_bento")
 
 
-class _WithoutChunks(BatchSpanProcessor):
+class _WithoutChunkSpans(BatchSpanProcessor):
+    """Exports all spans but those of single chunks, of which a stream has thousands."""
+
     def on_end(self, span: ReadableSpan) -> None:
         if not span.name.endswith(_CHUNK_SPANS):
             super().on_end(span)
@@ -42,40 +44,45 @@ class _WithoutChunks(BatchSpanProcessor):
 def configure(
     environ: Mapping[str, str] = os.environ, exporter: SpanExporter | None = None
 ) -> TracerProvider | None:
-    """Sends traces where the environment says; None if it says nothing.
+    """Has traces sent to the collector that the environment names.
 
     Args:
-      environ: Where the variables are.
-      exporter: What to send them with, in place of OTLP over HTTP.
+      environ: The environment variables.
+      exporter: What sends the traces; None for OTLP over HTTP.
+
+    Returns:
+      What makes the spans; None if no collector is named.
     """
     if not any(environ.get(name) for name in ENDPOINTS):
         return None
     os.environ.setdefault(SERVICE_NAME_VARIABLE, "magenta-bento")
     provider = TracerProvider(resource=Resource.create({SERVICE_VERSION: __version__}))
-    provider.add_span_processor(_WithoutChunks(exporter or OTLPSpanExporter()))
+    provider.add_span_processor(_WithoutChunkSpans(exporter or OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    # BentoML makes the span of each request with a provider of its own, from a configuration
-    # file that can't be given in the environment; ours would be children of nothing.
+    # BentoML would make the span of each request with another provider, which only a
+    # configuration file can set up, and the spans that are made here would have no parent.
     BentoMLContainer.tracer_provider.set(provider)
     return provider
 
 
-def record(name: str, began: float, ended: float, **attributes: float | str) -> None:
-    """A span of the current trace that is over already.
+def record(name: str, started_s: float, ended_s: float, **attributes: float | str) -> None:
+    """Adds a span that has ended already to the current trace.
 
     Args:
-      name: What was done.
-      began: When, by ``time.monotonic``.
-      ended: Likewise.
-      **attributes: Of the span.
+      name: The name of the span.
+      started_s: When it started, by ``time.monotonic``.
+      ended_s: When it ended, by the same clock.
+      **attributes: The attributes of the span.
     """
     offset_ns = time.time_ns() - time.monotonic_ns()
-    span = tracer.start_span(name, start_time=int(began * 1e9) + offset_ns, attributes=attributes)
-    span.end(int(ended * 1e9) + offset_ns)
+    span = tracer.start_span(
+        name, start_time=int(started_s * 1e9) + offset_ns, attributes=attributes
+    )
+    span.end(int(ended_s * 1e9) + offset_ns)
 
 
 def describe_request(request_id: str, path: str) -> None:
-    """Puts the request's id on its span, and takes its query off, which may hold a key."""
+    """Adds the request's id to its span, and removes its query, which may hold a key."""
     span = trace.get_current_span()
     span.set_attribute("request.id", request_id)
     for name in _URL_ATTRIBUTES:

@@ -14,6 +14,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from magenta_bento.audio.encode import make_file_encoder
+from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.pcm import Pcm
+from magenta_bento.audio.tags import Tags
+
 TONE_HZ = 440.0
 
 
@@ -31,6 +36,12 @@ def tone_pcm(samples: int) -> NDArray[np.int16]:
     t = np.arange(samples) / 48_000
     wave = np.stack([np.sin(2 * np.pi * hz * t) for hz in (TONE_HZ, 2 * TONE_HZ)], axis=1)
     return (wave * 16_000).astype(np.int16)
+
+
+def encode(format: AudioFormat, pcm: Pcm, tags: Tags, mp3_bitrate_kbps: int) -> bytes:
+    """A finished file of int16 [N, 2]."""
+    encoder = make_file_encoder(format, tags, mp3_bitrate_kbps)
+    return encoder.feed(pcm) + encoder.finish()
 
 
 def loudest_hz(samples: NDArray[np.float32], rate_hz: int) -> float:

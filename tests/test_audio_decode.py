@@ -15,6 +15,7 @@ from audio_files import (
     TONE_HZ,
     by_ffmpeg,
     by_libsndfile,
+    encode,
     id3_picture,
     loudest_hz,
     silent_flac,
@@ -27,8 +28,8 @@ from hostile_audio import HOSTILE, LITTERED, MOST_BYTES, box
 
 from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, check_chunks
 from magenta_bento.audio.decode import Decoded, DecodeLimits
-from magenta_bento.audio.encode import encode, make_encoder
-from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.encode import make_stream_encoder
+from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.audio.limits import MAX_CHANNELS, MAX_SAMPLE
 from magenta_bento.audio.sniff import Kind, sniff
 from magenta_bento.audio.tags import Tags
@@ -60,7 +61,7 @@ BY_FFMPEG = {
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """After every test: no temporary file, and no process but the nursery."""
+    """After every test: no temporary file, and no process but the fork server."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(home))
@@ -136,13 +137,18 @@ def test_ffmpeg_keeps_samples_and_channels_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", AudioFormat)
-def test_our_own_files_and_streams_come_back(format: AudioFormat, tmp_path: Path) -> None:
-    whole, stream = tmp_path / "whole", tmp_path / "stream"
-    whole.write_bytes(encode(format, tone_pcm(48_000), Tags("t"), 256))
-    encoder = make_encoder(format, Tags("t"), 256, streamed=True)
-    stream.write_bytes(encoder.feed(tone_pcm(48_000)) + encoder.finish())
-    assert len(decode_upload(whole, LIMITS).samples) == 48_000
-    assert len(decode_upload(stream, LIMITS).samples) == pytest.approx(48_000, abs=3_500)
+def test_our_own_files_come_back(format: AudioFormat, tmp_path: Path) -> None:
+    path = tmp_path / "whole"
+    path.write_bytes(encode(format, tone_pcm(48_000), Tags("t"), 256))
+    assert len(decode_upload(path, LIMITS).samples) == 48_000
+
+
+@pytest.mark.parametrize("format", [StreamFormat.mp3, StreamFormat.wav, StreamFormat.ogg])
+def test_our_own_streams_come_back(format: StreamFormat, tmp_path: Path) -> None:
+    path = tmp_path / "stream"
+    encoder = make_stream_encoder(format, Tags("t"), mp3_bitrate_kbps=256)
+    path.write_bytes(encoder.feed(tone_pcm(48_000)) + encoder.finish())
+    assert len(decode_upload(path, LIMITS).samples) == pytest.approx(48_000, abs=3_500)
 
 
 @pytest.mark.parametrize("name", ["mp3", "ogg", "flac", "wav", "adts"])

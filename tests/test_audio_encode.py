@@ -9,11 +9,11 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile
-from audio_files import TONE_HZ, ffmpeg, loudest_hz, tone_pcm
+from audio_files import TONE_HZ, encode, ffmpeg, loudest_hz, tone_pcm
 from mutagen.mp3 import MP3, BitrateMode
 
-from magenta_bento.audio.encode import encode, make_encoder
-from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.encode import make_file_encoder, make_stream_encoder
+from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.audio.tags import MAX_TAG_CHARS, Tags, id3v2, one_line, riff_info
 
 LENGTHS = [1, 1_920, 1_921, 48_000, 131_072, 480_000]
@@ -26,8 +26,8 @@ def whole(format: AudioFormat, samples: int = 96_000, tags: Tags = TAGS, kbps: i
     return encode(format, tone_pcm(samples), tags, kbps)
 
 
-def streamed(format: AudioFormat, samples: int, tags: Tags = TAGS, kbps: int = 256) -> list[bytes]:
-    encoder = make_encoder(format, tags, kbps, streamed=True)
+def streamed(format: StreamFormat, samples: int, tags: Tags = TAGS, kbps: int = 256) -> list[bytes]:
+    encoder = make_stream_encoder(format, tags, mp3_bitrate_kbps=kbps)
     pcm = tone_pcm(samples)
     chunks = [encoder.feed(pcm[at : at + 1_920]) for at in range(0, samples, 1_920)]
     return [*chunks, encoder.finish()]
@@ -63,9 +63,10 @@ def test_lossy_is_close_and_keeps_its_channels(format: str) -> None:
 @pytest.mark.parametrize("kbps", [192, 224, 256, 320])
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_mp3_has_the_very_bit_rate(kbps: int, is_streamed: bool) -> None:
-    format = AudioFormat.mp3
     data = (
-        b"".join(streamed(format, 96_000, kbps=kbps)) if is_streamed else whole(format, kbps=kbps)
+        b"".join(streamed(StreamFormat.mp3, 96_000, kbps=kbps))
+        if is_streamed
+        else whole(AudioFormat.mp3, kbps=kbps)
     )
     info = MP3(io.BytesIO(data)).info
     assert (info.bitrate, info.sample_rate, info.channels) == (kbps * 1_000, 48_000, 2)
@@ -75,14 +76,22 @@ def test_mp3_has_the_very_bit_rate(kbps: int, is_streamed: bool) -> None:
     assert len({frame[2] >> 4 for frame in frames}) == 1
 
 
-@pytest.mark.parametrize("format", ["mp3", "wav", "flac"])
-def test_same_music_same_bytes(format: str) -> None:
-    assert whole(AudioFormat(format)) == whole(AudioFormat(format))
+@pytest.mark.parametrize("format", AudioFormat)
+def test_same_music_same_bytes(format: AudioFormat) -> None:
+    assert whole(format) == whole(format)
+
+
+def test_ogg_is_opus_and_the_same_as_a_file_and_as_a_stream() -> None:
+    data = whole(AudioFormat.ogg)
+    assert soundfile.info(io.BytesIO(data)).subtype == "OPUS"
+    assert data == b"".join(streamed(StreamFormat.ogg, 96_000))
 
 
 def test_mp3_bit_rate_that_is_not_offered() -> None:
     with pytest.raises(ValueError, match="mp3_bitrate_kbps"):
-        make_encoder(AudioFormat.mp3, BARE, 128, streamed=False)
+        make_file_encoder(AudioFormat.mp3, BARE, 128)
+    with pytest.raises(ValueError, match="mp3_bitrate_kbps"):
+        make_stream_encoder(StreamFormat.mp3, BARE)
 
 
 def test_other_arrays_are_refused() -> None:
@@ -97,15 +106,15 @@ def test_any_memory_order_is_taken(format: AudioFormat) -> None:
     assert np.array_equal(read(encode(format, pcm, BARE, 256)), read(whole(format, 4_800, BARE)))
 
 
-@pytest.mark.parametrize("format", AudioFormat)
-def test_stream_sends_as_it_goes_and_decodes_the_same(format: AudioFormat) -> None:
+@pytest.mark.parametrize("format", [StreamFormat.mp3, StreamFormat.wav, StreamFormat.ogg])
+def test_stream_sends_as_it_goes_and_decodes_the_same(format: StreamFormat) -> None:
     chunks = streamed(format, 96_000)
     data = b"".join(chunks)
     assert chunks[0]
     assert len(b"".join(chunks[: len(chunks) // 2])) > 0.3 * len(data)
     pipe = ffmpeg("-i", "pipe:0", "-f", "s16le", "-", stdin=data)  # a player without seeking
-    got, expected = np.frombuffer(pipe, np.int16).reshape(-1, 2), read(whole(format))
-    if format is AudioFormat.mp3:  # no header to say how long LAME's lead-in and padding are
+    got, expected = np.frombuffer(pipe, np.int16).reshape(-1, 2), read(whole(AudioFormat(format)))
+    if format is StreamFormat.mp3:  # no header to say how long LAME's lead-in and padding are
         assert 96_000 <= len(got) - MP3_DELAY_SAMPLES < 96_000 + 2 * 1_152
         got = got[MP3_DELAY_SAMPLES:][:96_000]
     assert got.shape == (96_000, 2)
@@ -113,43 +122,53 @@ def test_stream_sends_as_it_goes_and_decodes_the_same(format: AudioFormat) -> No
 
 
 def test_streamed_headers_say_length_unknown() -> None:
-    wav = b"".join(streamed(AudioFormat.wav, 4_800))
+    wav = b"".join(streamed(StreamFormat.wav, 4_800))
     assert wav[4:8] == b"\xff" * 4
     assert wav[-4_800 * 4 - 8 : -4_800 * 4] == b"data" + b"\xff" * 4
     assert read(wav).shape == (4_800, 2)
-    flac = b"".join(streamed(AudioFormat.flac, 4_800))
-    assert int.from_bytes(flac[18:26]) & (1 << 36) - 1 == 0  # STREAMINFO's total samples
-    assert int.from_bytes(whole(AudioFormat.flac, 4_800)[18:26]) & (1 << 36) - 1 == 4_800
 
 
 def test_stream_of_nothing_is_a_file_without_samples() -> None:
-    encoder = make_encoder(AudioFormat.wav, BARE, 256, streamed=True)
+    encoder = make_stream_encoder(StreamFormat.wav, BARE)
     assert encoder.finish()[:4] == b"RIFF"
 
 
-def test_wav_header_is_true() -> None:
+def test_headers_of_files_are_true() -> None:
+    flac = whole(AudioFormat.flac, 4_800)
+    assert int.from_bytes(flac[18:26]) & (1 << 36) - 1 == 4_800  # STREAMINFO's total samples
     data = whole(AudioFormat.wav, 4_801)
     assert int.from_bytes(data[4:8], "little") == len(data) - 8
     assert len(data) == 44 + len(riff_info(TAGS)) + 4_801 * 4
 
 
-@pytest.mark.parametrize("is_streamed", [False, True])
-def test_tags_read_back_by_mutagen(is_streamed: bool) -> None:
-    def made(format: AudioFormat) -> mutagen.FileType:
-        data = b"".join(streamed(format, 9_600)) if is_streamed else whole(format, 9_600)
-        return mutagen.File(io.BytesIO(data))
-
-    mp3 = made(AudioFormat.mp3).tags
-    assert [str(mp3[key]) for key in ("TIT2", "TPE1", "COMM::eng", "TSSE", "TDRC")] == [
+@pytest.mark.parametrize(
+    "data",
+    [whole(AudioFormat.mp3, 9_600), b"".join(streamed(StreamFormat.mp3, 9_600))],
+    ids=["file", "stream"],
+)
+def test_tags_of_mp3_read_back_by_mutagen(data: bytes) -> None:
+    tags = mutagen.File(io.BytesIO(data)).tags
+    assert [str(tags[key]) for key in ("TIT2", "TPE1", "COMM::eng", "TSSE", "TDRC")] == [
         *(TAGS.title, TAGS.artist, TAGS.comment, TAGS.software, TAGS.date)
     ]
-    for format in (AudioFormat.flac, AudioFormat.ogg):
-        comments = made(format).tags
-        assert comments["title"] == [TAGS.title]
-        assert comments["artist"] == [TAGS.artist]
-        assert comments["comment"] == [TAGS.comment]
-        assert comments["date"] == [TAGS.date]
-        assert TAGS.software in " ".join(value for _, value in comments)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        whole(AudioFormat.flac, 9_600),
+        whole(AudioFormat.ogg, 9_600),
+        b"".join(streamed(StreamFormat.ogg, 9_600)),
+    ],
+    ids=["flac", "ogg", "ogg stream"],
+)
+def test_comments_read_back_by_mutagen(data: bytes) -> None:
+    comments = mutagen.File(io.BytesIO(data)).tags
+    assert comments["title"] == [TAGS.title]
+    assert comments["artist"] == [TAGS.artist]
+    assert comments["comment"] == [TAGS.comment]
+    assert comments["date"] == [TAGS.date]
+    assert TAGS.software in " ".join(value for _, value in comments)
 
 
 @pytest.mark.parametrize("format", AudioFormat)

@@ -6,9 +6,18 @@ import math
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pydantic import BaseModel, Field, ValidationError
 
-from magenta_bento.controls import MAX_SEED, Controls, Drums, optional, seed_or_random
+from magenta_bento.cli import main
+from magenta_bento.controls import (
+    MAX_SEED,
+    Controls,
+    Drums,
+    describe,
+    optional,
+    seed_or_random,
+)
 from magenta_bento.live.lyria_messages import MusicGenerationConfig
 from magenta_bento.live.messages import CLIENT, Start, Update
 
@@ -162,6 +171,20 @@ def test_one_line_makes_a_control_of_messages() -> None:
     assert schema["description"] == "How much foo."
     assert schema["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
     assert Another().changed({"foo": 2}).foo == 2
+
+
+def test_one_line_makes_a_control_of_the_command_line() -> None:
+    (row,) = (row for row in describe(Another) if row.name == "foo")
+    assert (row.default, row.values, row.meaning) == ("0.5", "0 to 2", "How much foo.")
+
+
+def test_the_command_lists_every_control() -> None:
+    printed = CliRunner().invoke(main, ["controls"]).output.splitlines()
+    assert [line.split()[0] for line in printed[1:]] == list(Controls.model_fields)
+    (top_k,) = (line for line in printed if line.startswith("top_k"))
+    assert "1 to 1024" in top_k
+    (notes,) = (line for line in printed if line.startswith("notes "))
+    assert "list of 0 to 127" in notes
 
 
 def test_a_request_that_has_more_is_told_apart_from_its_controls() -> None:

@@ -31,8 +31,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from serving import REPOSITORY, Server, serving
 
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.config import Settings
-from magenta_bento.metrics import Metrics
+from magenta_bento.metrics import STEP_BUCKETS_S, Metrics
 
 DEPLOY = REPOSITORY / "deploy"
 README = DEPLOY / "README.md"
@@ -108,6 +109,27 @@ def declared() -> dict[str, set[str]]:
         family.name: {family.name + suffix for suffix in suffixes[family.type]}
         for family in registry.collect()
     }
+
+
+def test_rules_and_panels_take_a_frame_for_as_long_as_the_server_does() -> None:
+    """PromQL imports nothing: a frame's seconds stand in it as a number."""
+    expressions = [rule["expr"] for rule in ALERT_RULES] + [query.expr for query in QUERIES]
+    found = [
+        seconds
+        for expr in expressions
+        for seconds in re.findall(r"step_frame_seconds[^>]*> ([\d.]+)", expr)
+        + re.findall(r"frames_total.*\* ([\d.]+)", expr)
+    ]
+    panels = [panel for panel in PANELS if "step_frame_seconds" in str(panel["targets"])]
+    found += [
+        step["value"]
+        for panel in panels
+        for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        if step["value"] is not None
+    ]
+    assert len(found) == 5
+    assert {float(seconds) for seconds in found} == {FRAME_S}
+    assert FRAME_S in STEP_BUCKETS_S
 
 
 # The server at work.

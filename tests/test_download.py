@@ -282,7 +282,7 @@ def test_git_checksums_are_checked_too(tmp_path: Path) -> None:
     path = tmp_path / "file.model"
     path.write_bytes(content)
     etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    remote = download_module._Remote("file.model", path, "", etag, len(content))
+    remote = download_module._RemoteFile("file.model", path, "", etag, len(content))
     assert remote.is_at(path)
     path.write_bytes(content[:-1] + b"!")
     assert not remote.is_at(path)

@@ -16,7 +16,7 @@ ORDER = [
     {"access"},
     {"audio"},
     {"weights"},
-    {"controls", "style"},
+    {"controls", "style", "capacity"},
     {"conditioning"},
     {"timeline"},
     {"model"},

@@ -38,7 +38,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MAGENTA_HOME with whole files under the name of a trained model: the demo's."""
     home = tmp_path_factory.mktemp("home")
     demo = catalog.locate("demo", Settings())
-    for place, path in demo.by_place.items():
+    for place, path in demo.by_relative_path.items():
         target = home / "magenta-rt-v2" / str(place).replace("demo", NAME)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -79,7 +79,7 @@ def test_magenta_home_goes_before_what_is_packed(home: Path, store: Path) -> Non
     assert Path(done.stdout.split()[-1]).is_relative_to(home)
 
 
-def test_a_bento_takes_it_along_and_finds_it(store: Path, tmp_path: Path) -> None:
+def test_a_bento_includes_it_and_finds_it(store: Path, tmp_path: Path) -> None:
     build = ["-m", "bentoml", "build", "--version", "packed", "--output", "tag"]
     done = run(build, store, MAGENTA_MODEL=NAME)
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_a_bento_takes_it_along_and_finds_it(store: Path, tmp_path: Path) -> Non
     assert Path(checkpoint).is_relative_to(image / "models")
 
 
-def test_a_bento_without_a_name_takes_nothing_along(store: Path) -> None:
+def test_a_bento_without_a_name_includes_no_model(store: Path) -> None:
     build = ["-m", "bentoml", "build", "--version", "plain", "--output", "tag"]
     assert run(build, store, MAGENTA_MODEL="demo").returncode == 0
     info = yaml.safe_load((store / "bentos/magenta-bento/plain/bento.yaml").read_text())
@@ -123,7 +123,7 @@ def test_places_are_where_locate_looks(tmp_path: Path) -> None:
     files = catalog.locate(NAME, Settings(magenta_home=tmp_path))
     assert isinstance(files, ModelFiles)
     root = catalog.home(Settings(magenta_home=tmp_path))
-    assert {root / place: path for place, path in files.by_place.items()} == {
+    assert {root / place: path for place, path in files.by_relative_path.items()} == {
         path: path for path in files.all
     }
     with pytest.raises(WeightsError):

@@ -27,8 +27,9 @@ from fake_model import FakeModel, FakeState, rig, until
 from prometheus_client.parser import text_string_to_metric_families
 from serving import REPOSITORY, Server, serving
 
+from magenta_bento.audio.formats import FRAME_S
+from magenta_bento.capacity import BATCH_SIZES
 from magenta_bento.cli import main
-from magenta_bento.engine.spec import FRAME_S
 from magenta_bento.engine.stream import Phase
 from magenta_bento.errors import Unplannable
 from magenta_bento.model import loader
@@ -36,15 +37,15 @@ from magenta_bento.model.architecture import ARCHITECTURES
 from magenta_bento.planning import fleet as planned
 from magenta_bento.planning import roofline
 from magenta_bento.planning.fleet import (
-    Bound,
+    Constraint,
     Demand,
     Fleet,
     Target,
-    binds,
-    smallest,
+    binding_constraint,
+    smallest_fleet,
 )
 from magenta_bento.planning.gpus import GPUS
-from magenta_bento.planning.queueing import Station, delay_system
+from magenta_bento.planning.queueing import Station
 from magenta_bento.planning.workload import WORKLOADS
 
 PAGE = REPOSITORY / "docs" / "capacity.md"
@@ -53,6 +54,11 @@ PAIR_NAMES = [f"{work.model}-{gpu.name}" for work, gpu in PAIRS]
 
 
 # Erlang.
+
+
+def delay_system(arrivals_per_s: float, holding_s: float, slots: int) -> Station:
+    """M/M/c: a slot is held for ``holding_s`` on average, however many others are."""
+    return Station(arrivals_per_s, [busy / holding_s for busy in range(1, slots + 1)])
 
 
 def erlangs_formula(load: Fraction, slots: int) -> Fraction:
@@ -65,16 +71,16 @@ def erlangs_formula(load: Fraction, slots: int) -> Fraction:
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 50])
 @pytest.mark.parametrize("utilisation", [Fraction(1, 10), Fraction(6, 10), Fraction(95, 100)])
 def test_equal_speeds_give_erlangs_formula(slots: int, utilisation: Fraction) -> None:
-    hold_s = 7.5
-    station = delay_system(float(utilisation * slots) / hold_s, hold_s, slots)
+    holding_s = 7.5
+    station = delay_system(float(utilisation * slots) / holding_s, holding_s, slots)
     assert station.utilisation == pytest.approx(float(utilisation))
     exact = float(erlangs_formula(utilisation * slots, slots))
     assert station.wait_probability == pytest.approx(exact, rel=1e-9)
     assert station.mean_wait_s == pytest.approx(
-        exact * hold_s / (slots * (1 - float(utilisation))), rel=1e-9
+        exact * holding_s / (slots * (1 - float(utilisation))), rel=1e-9
     )
-    assert station.mean_playing == pytest.approx(float(utilisation) * slots)  # Little's law
-    assert station.mean_in_slot_s == pytest.approx(hold_s)
+    assert station.mean_busy_slots == pytest.approx(float(utilisation) * slots)  # Little's law
+    assert station.mean_in_slot_s == pytest.approx(holding_s)
 
 
 def test_one_and_two_slots_by_hand() -> None:
@@ -86,7 +92,7 @@ def test_no_number_of_slots_overflows() -> None:
     station = delay_system(99_900.0, 1.0, 100_000)
     assert 0 < station.wait_probability < 1
     assert math.isfinite(station.wait_quantile_s(0.999))
-    assert station.line_probability(10_000) < 1e-4
+    assert station.queue_length_probability(10_000) < 1e-4
 
 
 def test_the_quantile_is_where_the_tail_says() -> None:
@@ -102,14 +108,14 @@ def test_the_quantile_is_where_the_tail_says() -> None:
 def test_a_line_that_only_grows_is_endless(arrivals_per_s: float) -> None:
     station = delay_system(arrivals_per_s, 1.0, 2)
     assert not station.stable
-    assert station.wait_probability == station.line_probability(64) == 1
+    assert station.wait_probability == station.queue_length_probability(64) == 1
     assert station.mean_wait_s == station.wait_quantile_s(0.5) == math.inf
     assert station.mean_in_slot_s == pytest.approx(1.0)
 
 
 def test_nobody_who_comes_waits_for_nobody() -> None:
     station = delay_system(0.0, 2.0, 4)
-    assert station.wait_probability == station.mean_wait_s == station.mean_playing == 0
+    assert station.wait_probability == station.mean_wait_s == station.mean_busy_slots == 0
     assert station.mean_in_slot_s == 2
 
 
@@ -185,20 +191,20 @@ def assert_close(station: Station, waits: Sequence[float]) -> None:
 
 @pytest.mark.parametrize(("slots", "utilisation"), [(1, 0.5), (2, 0.6), (8, 0.8), (64, 0.95)])
 def test_a_simulation_of_random_work_agrees(slots: int, utilisation: float) -> None:
-    hold_s, count = 10.0, 200_000
-    arrivals_per_s = utilisation * slots / hold_s
-    waits = simulated_waits(arrivals_per_s, exponential(hold_s, count, 1), slots, seed=2)
-    assert_close(delay_system(arrivals_per_s, hold_s, slots), waits)
+    holding_s, count = 10.0, 200_000
+    arrivals_per_s = utilisation * slots / holding_s
+    waits = simulated_waits(arrivals_per_s, exponential(holding_s, count, 1), slots, seed=2)
+    assert_close(delay_system(arrivals_per_s, holding_s, slots), waits)
     with pytest.raises(AssertionError):
-        assert_close(delay_system(0.9 * arrivals_per_s, hold_s, slots), waits)
+        assert_close(delay_system(0.9 * arrivals_per_s, holding_s, slots), waits)
 
 
 @pytest.mark.parametrize(("slots", "utilisation"), [(2, 0.6), (8, 0.8), (32, 0.9)])
 def test_pieces_of_one_length_wait_less_than_reckoned(slots: int, utilisation: float) -> None:
-    hold_s = 10.0
-    arrivals_per_s = utilisation * slots / hold_s
-    waits = simulated_waits(arrivals_per_s, [hold_s] * 100_000, slots, seed=3)
-    station = delay_system(arrivals_per_s, hold_s, slots)
+    holding_s = 10.0
+    arrivals_per_s = utilisation * slots / holding_s
+    waits = simulated_waits(arrivals_per_s, [holding_s] * 100_000, slots, seed=3)
+    station = delay_system(arrivals_per_s, holding_s, slots)
     assert 0.4 < statistics.fmean(waits) / station.mean_wait_s < 0.75
     assert sorted(waits)[95_000 * 9 // 10] < station.wait_quantile_s(0.95)
 
@@ -239,11 +245,14 @@ def test_the_weights_by_hand(model: str) -> None:
     assert codes.weight_bytes == 2 * 12 * one_code
 
 
-def test_the_servers_own_rules_for_slots_are_used() -> None:
-    assert roofline.BATCH_SIZES == loader.BATCH_SIZES
-    assert loader.PROBES[-1] == roofline.FEWEST_SLOTS
-    assert roofline.HEADROOM == loader.HEADROOM
-    assert loader.FRAME_BUDGET_S == FRAME_S
+@pytest.mark.parametrize("work", WORKLOADS.values(), ids=WORKLOADS)
+def test_a_start_and_a_plan_choose_the_same_slots_for_the_same_times(work) -> None:
+    """On an L4 the times are a straight line in the batch size, as a start takes them to be."""
+    sizes = [b for b in BATCH_SIZES if 4 <= b <= roofline.streams_in_memory(GPUS["l4"], work)]
+    frame_s = {b: roofline.frame_time(GPUS["l4"], work, b).total_s for b in (1, *sizes)}
+    intercept_s, slope_s = loader.line_through(frame_s)
+    assert frame_s == pytest.approx({b: intercept_s + slope_s * b for b in frame_s})
+    assert loader.largest_in_real_time(frame_s, sizes) == roofline.default_slots(GPUS["l4"], work)
 
 
 def test_a_frame_by_hand() -> None:
@@ -269,8 +278,8 @@ def test_limits_are_the_last_that_hold(work, gpu) -> None:
     fitting = roofline.streams_in_memory(gpu, work)
     room = 0.8 * gpu.memory_bytes - work.parameter_bytes
     assert fitting == int(room // (3 * work.state_bytes))
-    slots = roofline.slots(gpu, work)
-    assert slots in roofline.BATCH_SIZES
+    slots = roofline.default_slots(gpu, work)
+    assert slots in BATCH_SIZES
     assert slots <= fitting
     assert slots == 4 or roofline.frame_time(gpu, work, slots).total_s <= 0.8 * FRAME_S
 
@@ -299,26 +308,26 @@ TARGET = Target(wait_s=5.0, quantile=0.95, utilisation=0.8)
     ],
 )
 def test_a_fleet_is_enough_and_one_server_fewer_is_not(demand: Demand, target: Target) -> None:
-    fleet = smallest(STEADY, demand, target)
-    assert fleet.breaks(target) is Bound.NOTHING
+    fleet = smallest_fleet(STEADY, demand, target)
+    assert fleet.first_violation(target) is Constraint.NONE
     if fleet.servers == 1:
-        assert binds(fleet, target) is Bound.NOTHING
+        assert binding_constraint(fleet, target) is Constraint.NONE
     for fewer in range(1, fleet.servers):
-        assert Fleet(fewer, STEADY, demand).breaks(target) is not Bound.NOTHING
+        assert Fleet(fewer, STEADY, demand).first_violation(target) is not Constraint.NONE
 
 
 def test_what_binds_is_named() -> None:
-    def bound(demand: Demand, target: Target = TARGET) -> Bound:
-        return binds(smallest(STEADY, demand, target), target)
+    def bound(demand: Demand, target: Target = TARGET) -> Constraint:
+        return binding_constraint(smallest_fleet(STEADY, demand, target), target)
 
-    assert bound(Demand(2.0, 30.0), Target(60.0, 0.95, 0.8)) is Bound.UTILISATION
-    assert bound(Demand(2.0, 30.0), Target(0.0, 0.999, 0.8)) is Bound.WAIT
-    assert bound(Demand(0.0, 30.0, live=17)) is Bound.LIVE
-    assert bound(Demand(0.01, 30.0)) is Bound.NOTHING
+    assert bound(Demand(2.0, 30.0), Target(60.0, 0.95, 0.8)) is Constraint.UTILISATION
+    assert bound(Demand(2.0, 30.0), Target(0.0, 0.999, 0.8)) is Constraint.WAIT
+    assert bound(Demand(0.0, 30.0, live=17)) is Constraint.LIVE
+    assert bound(Demand(0.01, 30.0)) is Constraint.NONE
 
 
 def test_a_small_fleet_by_hand() -> None:
-    fleet = smallest(STEADY, Demand(0.3, 30.0), TARGET)
+    fleet = smallest_fleet(STEADY, Demand(0.3, 30.0), TARGET)
     # 750 frames and a silent one are 151 steps of 5; with one more, 760 frames of 16 ms.
     assert fleet.offered_erlangs == pytest.approx(0.3 * 760 * 0.016)
     assert fleet.servers == 1
@@ -335,12 +344,12 @@ def test_live_sessions_take_slots_and_slow_the_others_down() -> None:
 
 def test_what_no_fleet_does_is_refused() -> None:
     with pytest.raises(Unplannable, match="nothing is asked for"):
-        smallest(STEADY, Demand(0.0, 30.0), TARGET)
+        smallest_fleet(STEADY, Demand(0.0, 30.0), TARGET)
     slow = planned.Server(frame_s=(0.041,) * 4, frames_per_step=5)
     with pytest.raises(Unplannable, match=r"40 ms or less.* 41.0 ms"):
-        smallest(slow, Demand(0.0, 30.0, live=1), TARGET)
+        smallest_fleet(slow, Demand(0.0, 30.0, live=1), TARGET)
     with pytest.raises(Unplannable, match="not even 10,000 servers"):
-        smallest(STEADY, Demand(10_000.0, 3_600.0), TARGET)
+        smallest_fleet(STEADY, Demand(10_000.0, 3_600.0), TARGET)
 
 
 class Noting(FakeModel):
@@ -363,7 +372,7 @@ async def test_the_engine_holds_a_slot_for_as_long_as_planned(frames: int) -> No
         made.engine.start()
         await until(lambda: all(stream.phase is Phase.FINISHED for stream in pieces))
         _, *began = made.model.made_before
-    held = planned.Server((1.0, 1.0), frames_per_step=5).held_frames(frames * FRAME_S)
+    held = planned.Server((1.0, 1.0), frames_per_step=5).holding_frames(frames * FRAME_S)
     assert [after - before for before, after in itertools.pairwise(began)] == [held] * 5
 
 
@@ -418,7 +427,7 @@ def test_the_help_names_every_gpu() -> None:
 
 def test_json_tells_the_same_for_machines() -> None:
     answer = json.loads(run(*MEASURED, "--arrivals", "18/min", "--json").output)
-    fleet = smallest(STEADY, Demand(0.3, 30.0), TARGET)
+    fleet = smallest_fleet(STEADY, Demand(0.3, 30.0), TARGET)
     assert answer["servers"] == fleet.servers
     assert answer["computed"] is False
     assert answer["queue"]["offered_erlangs"] == pytest.approx(fleet.offered_erlangs)
@@ -548,7 +557,7 @@ def test_the_page_has_the_data_sheets() -> None:
 
 def test_the_page_has_the_streams() -> None:
     def row(work, gpu) -> list[str]:
-        most, slots = roofline.streams_in_real_time(gpu, work), roofline.slots(gpu, work)
+        most, slots = roofline.streams_in_real_time(gpu, work), roofline.default_slots(gpu, work)
         ceiling = roofline.CEILING
         return [
             work.model,
@@ -557,7 +566,7 @@ def test_the_page_has_the_streams() -> None:
             f"{roofline.frame_time(gpu, work, 1).total_s * 1e3:.1f}",
             f"{roofline.streams_in_real_time(gpu, work, ceiling):,}",
             f"{most:,}",
-            roofline.frame_time(gpu, work, max(1, most)).binds,
+            roofline.frame_time(gpu, work, max(1, most)).bottleneck,
             f"{roofline.streams_in_memory(gpu, work):,}",
             f"{slots}",
             f"{roofline.frame_time(gpu, work, slots).total_s * 1e3:.1f}",
@@ -662,17 +671,17 @@ class Draw:
     def of(cls, seed: int) -> Draw:
         draw = random.Random(seed)
         frames = [max(1, round(draw.expovariate(1 / MEAN_FRAMES))) for _ in range(PIECES)]
-        mean_gap = statistics.fmean(map(held_frames, frames)) / (OFFERED * SLOTS)
+        mean_gap = statistics.fmean(map(holding_frames, frames)) / (OFFERED * SLOTS)
         return cls(frames, [draw.expovariate(1 / mean_gap) for _ in range(PIECES)])
 
     @property
     def held(self) -> list[int]:
         """For how many frames each piece keeps its slot."""
-        return list(map(held_frames, self.frames))
+        return list(map(holding_frames, self.frames))
 
 
-def held_frames(frames: int) -> int:
-    return planned.Server((1.0,), frames_per_step=1).held_frames(frames * FRAME_S)
+def holding_frames(frames: int) -> int:
+    return planned.Server((1.0,), frames_per_step=1).holding_frames(frames * FRAME_S)
 
 
 @dataclass(frozen=True)
@@ -744,7 +753,7 @@ def offer(server: Server, draw: Draw, frame_s: float) -> list[Visit]:
     return [
         Visit(came, told[f"piece-{number}"]["queue_seconds"], held_s, held * frame_s)
         for number, (came, held) in enumerate(zip(came_s, draw.held, strict=True))
-        # The slot falls free one frame after the last one has been made: see Server.held_frames.
+        # The slot falls free one frame after the last one has been made: see Server.holding_frames.
         for held_s in [told[f"piece-{number}"]["generation_seconds"] + frame_s]
     ]
 

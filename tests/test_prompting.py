@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from magenta_bento import prompting
 from magenta_bento.audio.decode import Decoded, DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
+from magenta_bento.logs import request_id
 from magenta_bento.metrics import Metrics
 from magenta_bento.prompting import (
     PROMPTS_WAITING,
@@ -39,6 +40,7 @@ class Slow:
         self.began: list[bytes] = []
         self.error: Exception | None = None
         self.closed = False
+        self.request_ids: list[str] = []
 
     def decode(self, file: BinaryIO, limits: DecodeLimits) -> Decoded:
         file.seek(0)
@@ -52,6 +54,7 @@ class Slow:
         return STYLE
 
     def embed_text(self, *_: Any) -> Any:
+        self.request_ids.append(request_id.get())
         self.go.wait()
         return STYLE
 
@@ -169,6 +172,18 @@ async def test_retry_after_grows_with_the_wait(place: Place) -> None:
     place.slow.go.set()
     await asyncio.gather(*running)
     assert uploads._mean_s < 3.0  # these were quicker
+
+
+async def test_a_job_knows_the_request_that_it_is_for(place: Place) -> None:
+    """Or else what it logs could not be told from what another request's job logs."""
+
+    async def ask(name: str) -> None:
+        request_id.set(name)
+        await place.prompter.text("funk")
+
+    place.slow.go.set()
+    await asyncio.gather(*(ask(name) for name in ("one", "two", "three")))
+    assert sorted(place.slow.request_ids) == ["one", "three", "two"]
 
 
 async def test_texts_are_bounded_apart_from_uploads(place: Place) -> None:

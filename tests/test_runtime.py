@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -148,13 +148,20 @@ async def test_a_shutdown_lets_streams_finish_within_the_grace_period(
     streams = [process.submit(30, seed=seed) for seed in range(6)]
     ending = asyncio.create_task(asyncio.to_thread(process.runtime.shut_down))
     await until(lambda: process.runtime.phase is ServerPhase.DRAINING)
-    assert (await process.runtime.health())["status"] == "draining"
     assert process.metric("ready") == 0
     assert "draining" in refused(process)
+    body = await process.runtime.health()
+    assert body["status"] == "draining"
+    assert body["models_loaded"] is True
+    assert body["device"] == "cpu"
+    counts = cast("dict[str, int]", body["streams"])
+    assert counts["active"] + counts["waiting"] == len(streams)
     process.model.gate.set()
     for seed, stream in enumerate(streams):
         np.testing.assert_array_equal(await read(stream), heard(seed, 30))
     await ending
+    body = await process.runtime.health()
+    assert body["streams"] == {"active": 0, "capacity": 4, "waiting": 0}
     assert process.deaths == []
 
 

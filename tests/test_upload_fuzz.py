@@ -17,15 +17,22 @@ from hostile_audio import HOSTILE
 from reference import as_fast_as, reference_s
 from serving import Server, serving
 
-from bench.uploads import NURSERY, Answers, left_behind, processes, resident_bytes, storm
+from bench.uploads import (
+    FORK_SERVER,
+    Answers,
+    processes,
+    resident_bytes,
+    send_damaged_files,
+    temporary_files,
+)
 from magenta_bento.prompting import UPLOAD_THREADS, UPLOADS_WAITING
 from tests.upload_mutations import make_seeds, mutated
 
 # Damaged files, and how many come before memory is looked at.
-STORMS = [(100, 50), pytest.param(2_000, 300, marks=pytest.mark.long)]
+CROWDS = [(100, 50), pytest.param(2_000, 300, marks=pytest.mark.long)]
 ANSWER_DECODES = 15  # no answer takes longer than this many decodes of an honest minute
 GROWTH_BYTES = 40_000_000  # a clip that stays would be 4 MB for each of a few hundred
-NURSERY_GROWTH_BYTES = 2_000_000
+FORK_SERVER_GROWTH_BYTES = 2_000_000
 # One of each kind: a bomb, an endless header, a claim, and a number out of bounds.
 SENT = [
     "flac: a long silence",
@@ -75,17 +82,17 @@ def assert_as_before(server: Server, before: set[int]) -> None:
     while left := [p for p in processes(server) if p.pid not in before]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)
-    assert left_behind(server) == []
+    assert temporary_files(server) == []
 
 
-@pytest.mark.parametrize(("files", "warm_up"), STORMS)
+@pytest.mark.parametrize(("files", "warm_up"), CROWDS)
 def test_damaged_files(files: int, warm_up: int, place: Server, seeds: list[bytes]) -> None:
     decoded = metric(place, "decode_seconds_count")
-    storm(place, seeds, range(-warm_up, 0))
+    send_damaged_files(place, seeds, range(-warm_up, 0))
     pids = {process.pid for process in processes(place)}
-    before, nursery_before = resident_bytes(place)
-    answers: Answers = storm(place, seeds, range(files))
-    after, nursery_after = resident_bytes(place)
+    before, fork_server_before = resident_bytes(place)
+    answers: Answers = send_damaged_files(place, seeds, range(files))
+    after, fork_server_after = resident_bytes(place)
     assert answers.wrong == []
     assert sum(answers.statuses.values()) == files
     # The mutations are neither so mild that all pass nor so wild that none does.
@@ -93,7 +100,7 @@ def test_damaged_files(files: int, warm_up: int, place: Server, seeds: list[byte
     assert max(answers.took_s)[0] < ANSWER_DECODES * reference_s()
     assert_as_before(place, pids)
     assert after - before < GROWTH_BYTES
-    assert nursery_after - nursery_before < NURSERY_GROWTH_BYTES
+    assert fork_server_after - fork_server_before < FORK_SERVER_GROWTH_BYTES
     assert metric(place, "decode_seconds_count") - decoded == warm_up + files
     assert metric(place, "decodes_waiting") == 0
     assert not [line for line in place.lines() if "Traceback" in line]
@@ -118,10 +125,10 @@ def test_the_highest_rate_is_taken(place: Server, tmp_path: Path) -> None:
     assert send(place, path.read_bytes(), "/embed/audio").status_code == 200
 
 
-def test_a_killed_nursery_is_not_noticed(place: Server, seeds: list[bytes]) -> None:
+def test_a_killed_fork_server_is_not_noticed(place: Server, seeds: list[bytes]) -> None:
     for _ in range(3):
-        (nursery,) = (p for p in processes(place) if NURSERY in " ".join(p.cmdline()))
-        nursery.kill()
+        (fork_server,) = (p for p in processes(place) if FORK_SERVER in " ".join(p.cmdline()))
+        fork_server.kill()
         assert send(place, seeds[0]).status_code == 200
     # The dead ones were waited for.
     assert psutil.STATUS_ZOMBIE not in [process.status() for process in processes(place)]

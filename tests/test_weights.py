@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import struct
 from pathlib import Path
 
@@ -138,14 +140,44 @@ def test_a_header_tells_names_shapes_and_dtypes(tmp_path: Path) -> None:
     assert read_header(path) == {"a/b": TensorEntry((2, 3), "F32"), "c": TensorEntry((), "I32")}
 
 
-def test_a_header_says_how_much_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "header too small"),
+        (b"<html>no such page</html>", "header too large"),
+        (stand_in.safetensors({"a": 64})[:20], "invalid header length"),
+        (stand_in.safetensors({"a": 64})[:-100], "file not fully covered"),
+        (stand_in.safetensors({"a": 64}) + bytes(100), "file not fully covered"),
+        (struct.pack("<Q", 2) + b"[]", "invalid JSON"),
+    ],
+)
+def test_a_file_that_is_not_whole_has_no_header(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     path = tmp_path / "file.safetensors"
-    path.write_bytes(stand_in.safetensors({"a": 64})[:-100])
-    size = path.stat().st_size
-    with pytest.raises(
-        WeightsError, match=f"is {size} bytes long, its header promises {size + 100}"
-    ):
+    path.write_bytes(content)
+    whole = re.escape(f"{path}, {len(content)} bytes long, is not a whole safetensors file")
+    with pytest.raises(WeightsError, match=f"{whole}: .*{reason}"):
         read_header(path)
+
+
+def test_a_file_that_is_not_there_has_no_header(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    with pytest.raises(WeightsError, match=re.escape(f"{path} can't be read: No such file")):
+        read_header(path)
+
+
+def test_only_the_header_of_a_large_file_is_read(tmp_path: Path) -> None:
+    """A sparse file of 100 GB: whoever read its tensors would not fit into memory."""
+    path = tmp_path / "large.safetensors"
+    size_bytes = 100 << 30
+    header = json.dumps(
+        {"a": {"dtype": "F32", "shape": [size_bytes // 4], "data_offsets": [0, size_bytes]}}
+    ).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size_bytes)
+    assert read_header(path) == {"a": TensorEntry((size_bytes // 4,), "F32")}
 
 
 def truncate(path: Path, missing_bytes: int) -> None:

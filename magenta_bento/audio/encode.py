@@ -1,6 +1,6 @@
 """PCM frames -> bytes of an audio file, whole or as a stream, behind one interface.
 
-    encoder = make_stream_encoder(format, tags, kbps, samples=None)
+    encoder = make_stream_encoder(StreamFormat.ogg, tags)
     for pcm in frames: send(encoder.feed(pcm))
     send(encoder.finish())
 
@@ -20,13 +20,13 @@ from typing import Protocol
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.audio.pcm import Pcm, RawEncoder, WavEncoder, WholeWavEncoder
-from magenta_bento.audio.sndfile import MP3_LEVEL, Codec, LibsndfileEncoder
+from magenta_bento.audio.sndfile import Codec, LibsndfileEncoder
 from magenta_bento.audio.tags import Tags
 
 _FILE_CODECS = {
     AudioFormat.mp3: Codec.mp3,
     AudioFormat.flac: Codec.flac,
-    AudioFormat.ogg: Codec.vorbis,
+    AudioFormat.ogg: Codec.opus,
 }
 _STREAM_CODECS = {StreamFormat.mp3: Codec.mp3, StreamFormat.ogg: Codec.opus}
 
@@ -45,67 +45,50 @@ class Encoder(Protocol):
         """Returns what is left. Call once, after the last ``feed``."""
 
 
-def make_encoder(
-    format: AudioFormat, tags: Tags, mp3_bitrate_kbps: int, *, streamed: bool
-) -> Encoder:
-    """An encoder for one piece.
+def make_file_encoder(format: AudioFormat, tags: Tags, mp3_bitrate_kbps: int) -> Encoder:
+    """An encoder that keeps all bytes for ``finish``, with a true header.
 
     Args:
       format: The file format.
       tags: Written at the front of the file.
       mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s.
-      streamed: True sends bytes as they come, with a header of unknown length; False keeps
-        all bytes for ``finish``, with a true header.
 
     Raises:
       ValueError: A bit rate that is not offered.
     """
-    _check_bitrate(mp3_bitrate_kbps)
     if format is AudioFormat.wav:
-        return WavEncoder(tags, samples=None) if streamed else WholeWavEncoder(tags)
-    return LibsndfileEncoder(_FILE_CODECS[format], tags, mp3_bitrate_kbps, streamed)
+        return WholeWavEncoder(tags)
+    return LibsndfileEncoder(
+        _FILE_CODECS[format], tags, streamed=False, mp3_bitrate_kbps=mp3_bitrate_kbps
+    )
 
 
 def make_stream_encoder(
-    format: StreamFormat, tags: Tags, mp3_bitrate_kbps: int, samples: int | None
+    format: StreamFormat,
+    tags: Tags,
+    *,
+    samples: int | None = None,
+    mp3_bitrate_kbps: int | None = None,
 ) -> Encoder:
     """An encoder whose bytes leave as they come.
 
     Args:
       format: The stream format.
       tags: Written at the front, where the format has a place for them.
-      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s.
       samples: How many will be fed, for the header of a WAV; None if nobody knows.
+      mp3_bitrate_kbps: Constant bit rate of MP3, which alone has one: 192, 224, 256 or 320 kbit/s.
 
     Raises:
       GenerationFailed: So many samples do not fit into the format.
       ValueError: A bit rate that is not offered.
     """
-    _check_bitrate(mp3_bitrate_kbps)
     if format is StreamFormat.pcm:
         return RawEncoder()
     if format is StreamFormat.wav:
         return WavEncoder(tags, samples)
-    return LibsndfileEncoder(_STREAM_CODECS[format], tags, mp3_bitrate_kbps, streamed=True)
-
-
-def encode(format: AudioFormat, pcm: Pcm, tags: Tags, mp3_bitrate_kbps: int) -> bytes:
-    """A finished file.
-
-    Args:
-      pcm: int16 [N, 2], N at least 1.
-
-    Raises:
-      GenerationFailed: The encoder failed, or the file would be too large for its format.
-      ValueError: A bit rate that is not offered, or an array of another shape or type.
-    """
-    encoder = make_encoder(format, tags, mp3_bitrate_kbps, streamed=False)
-    return encoder.feed(pcm) + encoder.finish()
-
-
-def _check_bitrate(mp3_bitrate_kbps: int) -> None:
-    if mp3_bitrate_kbps not in MP3_LEVEL:
-        raise ValueError(f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_bitrate_kbps}")
+    return LibsndfileEncoder(
+        _STREAM_CODECS[format], tags, streamed=True, mp3_bitrate_kbps=mp3_bitrate_kbps
+    )
 
 
 async def encode_off_loop(encoder: Encoder, pcm: Pcm, pool: Executor | None = None) -> bytes:

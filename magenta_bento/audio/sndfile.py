@@ -21,7 +21,6 @@ from magenta_bento.errors import GenerationFailed
 # that LAME rounds to that rate, kbit/s, at 48 kHz.
 MP3_LEVEL = {320: 0.05, 256: 0.19, 224: 0.33, 192: 0.44}
 _FULL_SCALE = np.float32(32_768)  # of int16, as float is -1 to 1
-_VORBIS_LEVEL = 0.4  # 1 - quality: Vorbis quality 6, about 192 kbit/s
 _OPUS_PAGE_MS = 100.0  # libsndfile's own second would be a second of latency
 _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302  # sndfile.h
 
@@ -29,16 +28,29 @@ _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302  # sndfile.h
 class Codec(StrEnum):
     mp3 = "mp3"
     flac = "flac"
-    vorbis = "vorbis"
     opus = "opus"
 
 
 class LibsndfileEncoder:
-    """MP3, FLAC and OGG (Vorbis or Opus), written by libsndfile into a sink that streams."""
+    """MP3, FLAC and Opus in OGG, written by libsndfile into a sink that streams.
+
+    Args:
+      codec: What to write.
+      tags: At the front of the file.
+      streamed: Bytes leave as they come, with a header of unknown length; else they are kept until
+        ``finish``, and the header is true.
+      mp3_bitrate_kbps: Constant bit rate, kbit/s, of MP3; others have none to choose.
+
+    Raises:
+      GenerationFailed: libsndfile can't begin.
+      ValueError: A bit rate of MP3 that is not offered.
+    """
 
     in_place = False
 
-    def __init__(self, codec: Codec, tags: Tags, kbps: int, streamed: bool) -> None:
+    def __init__(
+        self, codec: Codec, tags: Tags, *, streamed: bool, mp3_bitrate_kbps: int | None = None
+    ) -> None:
         self._sink = _Sink()
         self._streamed = streamed
         # libsndfile 1.2.2 copies half of an int16 buffer for MP3 and encodes, for the rest, what
@@ -49,21 +61,22 @@ class LibsndfileEncoder:
         self._to_drop = 0  # bytes of libsndfile's that do not go out
         options: dict[str, object]
         if codec is Codec.mp3:
+            if mp3_bitrate_kbps not in MP3_LEVEL:
+                raise ValueError(
+                    f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_bitrate_kbps}"
+                )
             options = {
                 "format": "MP3",
                 "subtype": "MPEG_LAYER_III",
                 "bitrate_mode": "CONSTANT",
-                "compression_level": MP3_LEVEL[kbps],
+                "compression_level": MP3_LEVEL[mp3_bitrate_kbps],
             }
             self._before = id3v2(tags)
             # LAME begins with an empty frame and mends it, at the end, into the Info header
             # with the length. A stream can't go back, and would play the frame as silence.
-            self._to_drop = 3 * kbps if streamed else 0  # bytes of a frame at 48 kHz
+            self._to_drop = 3 * mp3_bitrate_kbps if streamed else 0  # bytes of a frame at 48 kHz
         elif codec is Codec.flac:
             options = {"format": "FLAC", "subtype": "PCM_16"}
-        elif codec is Codec.vorbis:
-            options = {"format": "OGG", "subtype": "VORBIS", "compression_level": _VORBIS_LEVEL}
-            self._filter = SerialFilter()
         else:
             options = {"format": "OGG", "subtype": "OPUS"}
             self._filter = SerialFilter()
@@ -82,8 +95,7 @@ class LibsndfileEncoder:
     def feed(self, pcm: Pcm) -> bytes:
         pcm = checked(pcm)
         try:
-            # A frame at a time: libsndfile's Vorbis writer overflows the stack on one huge write,
-            # and libvorbis begins otherwise with other first writes, whole or streamed.
+            # A frame at a time: how a piece is cut into writes must not show in its bytes.
             for start in range(0, len(pcm), FRAME_SAMPLES):
                 chunk = pcm[start : start + FRAME_SAMPLES]
                 self._file.write(chunk / _FULL_SCALE if self._as_float else chunk)

@@ -22,10 +22,10 @@ import logging
 import threading
 from collections.abc import Callable
 
-from magenta_bento.audio.formats import FRAME_SAMPLES
+from magenta_bento.audio.formats import FRAME_S, FRAME_SAMPLES
 from magenta_bento.engine.admission import Admission
 from magenta_bento.engine.batch import Batch, Dispatched
-from magenta_bento.engine.spec import FRAME_S, StreamSpec
+from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.statistics import EngineStatistics
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.engine.watchdog import LIMIT_S, Watchdog

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from magenta_bento.audio.formats import FRAMES_PER_SECOND
+from magenta_bento.audio.formats import FRAME_S as FRAME_S
 from magenta_bento.timeline import Timeline
 
-FRAME_S = 1 / FRAMES_PER_SECOND
 # The codec makes a frame's audio when it has the codes of the next one too. So a fresh stream's
 # first frame is silence, and new codes can be heard from the frame before their own.
 LOOKAHEAD_FRAMES = 1

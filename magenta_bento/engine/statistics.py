@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from magenta_bento.engine.spec import FRAME_S
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.metrics import Metrics
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from magenta_bento.audio.encode import encode_off_loop, make_stream_encoder
-from magenta_bento.audio.formats import StreamFormat
+from magenta_bento.audio.formats import FRAME_MS, StreamFormat
 from magenta_bento.audio.tags import Tags
 from magenta_bento.controls import seed_or_random
 from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
@@ -41,7 +41,6 @@ from magenta_bento.style import Style
 STATS_EVERY_S = 1.0
 MAX_MESSAGE_CHARS = 9_000_000
 LONG_CHARS = 50_000  # parsing so many takes about a tenth of a millisecond
-OPUS_KBPS = 192  # only MP3 has a bit rate of its own; the encoder wants one named
 
 T = TypeVar("T")
 
@@ -136,12 +135,11 @@ class Jam(LiveProtocol):
         return AudioSource(io.BytesIO(data), field)
 
     async def _send_audio(self, started: messages.Started) -> None:
-        encoder = make_stream_encoder(
-            StreamFormat(started.format), Tags(title="jam", artist=self._model), OPUS_KBPS, None
-        )
+        tags = Tags(title="jam", artist=self._model)
+        encoder = make_stream_encoder(StreamFormat(started.format), tags)
         telling = asyncio.create_task(self._tell_stats())
         try:
-            async for pcm in self.session.chunks(started.chunk_ms // messages.FRAME_MS):
+            async for pcm in self.session.chunks(started.chunk_ms // FRAME_MS):
                 data = await encode_off_loop(encoder, pcm)
                 if data:
                     await self.connection.send_bytes(data)

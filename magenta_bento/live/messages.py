@@ -12,14 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
+from magenta_bento.audio.formats import CHANNELS, FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from magenta_bento.controls import Controls, Seed, optional
 
 MAX_PROMPT_CHARS = 1_000
 MAX_PROMPTS = 16
 MAX_AUDIO_CHARS = 8_000_000  # base64 of 6 MB
 MAX_RAMP_S = 30.0
-FRAME_MS = 40
 MAX_CHUNK_MS = 400
 MIN_LEAD_MS, MAX_LEAD_MS = 120, 10_000
 

@@ -19,10 +19,10 @@ from enum import Enum
 import numpy as np
 
 from magenta_bento.access.budget import AudioBudget
-from magenta_bento.audio.formats import FRAME_SAMPLES, FRAMES_PER_SECOND
+from magenta_bento.audio.formats import FRAME_S, FRAME_SAMPLES, FRAMES_PER_SECOND
 from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import FRAME_S, StreamSpec
+from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Stream
 from magenta_bento.live.pacing import Pacer
 from magenta_bento.live.steering import Fade, Steering, fade

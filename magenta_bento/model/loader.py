@@ -21,6 +21,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from safetensors import SafetensorError
 
+from magenta_bento.capacity import (
+    BATCH_SIZES,
+    FEWEST_SLOTS,
+    TIMED_SIZES,
+    compiled_sizes,
+    fits,
+    keeps_up,
+)
 from magenta_bento.conditioning import SIZE
 from magenta_bento.config import Settings
 from magenta_bento.errors import WeightsError
@@ -41,11 +49,7 @@ from magenta_bento.model.jax_model import JaxModel
 
 log = logging.getLogger("magenta_bento")
 
-BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128, 256)
-PROBES = BATCH_SIZES[:2]
 LARGEST_ON_CPU = 8  # a further batch size costs seconds of compilation and wins little there
-FRAME_BUDGET_S = 0.04
-HEADROOM = 0.8  # of the budget and of the memory
 PROBE_STEPS = 3
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's word for it
 
@@ -107,10 +111,9 @@ def load_model(settings: Settings, files: ModelFiles) -> tuple[JaxModel, LoadRep
         if settings.max_streams:
             chosen = settings.max_streams
         else:
-            _try(model, PROBES, report)
+            _try(model, TIMED_SIZES, report)
             chosen = _best_size(model, report, on_cpu)
-        sizes = [*(size for size in BATCH_SIZES if size < chosen), chosen]
-        _try(model, sizes, report, largest_only=settings.deterministic)
+        _try(model, compiled_sizes(chosen), report, largest_only=settings.deterministic)
         if settings.deterministic:
             model.forget(model.batch_sizes[:-1])
     log.info(
@@ -146,16 +149,18 @@ def line_through(frame_s: Mapping[int, float]) -> tuple[float, float]:
 def largest_in_real_time(frame_s: Mapping[int, float], candidates: Sequence[int]) -> int:
     """The largest batch size that should keep up with playback; the smallest if none does."""
     intercept, slope = line_through(frame_s)
-    good = [b for b in candidates if intercept + slope * b <= FRAME_BUDGET_S * HEADROOM]
+    good = [b for b in candidates if keeps_up(intercept + slope * b)]
     return max(good, default=min(candidates))
 
 
 def _best_size(model: JaxModel, report: LoadReport, on_cpu: bool) -> int:
     most = LARGEST_ON_CPU if on_cpu else BATCH_SIZES[-1]
     possible = [
-        size for size in BATCH_SIZES if PROBES[-1] <= size <= most and _expected_to_fit(model, size)
+        size
+        for size in BATCH_SIZES
+        if FEWEST_SLOTS <= size <= most and _expected_to_fit(model, size)
     ]
-    if not possible or len(report.frame_s) < len(PROBES):
+    if not possible or len(report.frame_s) < len(TIMED_SIZES):
         return max(model.batch_sizes)
     return largest_in_real_time(report.frame_s, possible)
 
@@ -164,8 +169,7 @@ def _expected_to_fit(model: JaxModel, batch_size: int) -> bool:
     limit = device_memory().get("limit")
     if limit is None:
         return True
-    # A step holds the state before and after it, and as much again while it computes.
-    return model.parameter_bytes + 3 * batch_size * model.state_bytes <= HEADROOM * limit
+    return fits(batch_size, model.parameter_bytes, model.state_bytes, limit)
 
 
 def _try(

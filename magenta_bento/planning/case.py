@@ -1,4 +1,4 @@
-"""What the ``plan`` command is told, and what else could be tried.
+"""One case of capacity planning, and the cases beside it that differ in one thing.
 
 Invariant: a case knows its frame times either from a GPU's roofline or from a measurement,
 never from both.
@@ -10,21 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from magenta_bento.capacity import BATCH_SIZES, FEWEST_SLOTS
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning import roofline
-from magenta_bento.planning.fleet import Demand, Fleet, Server, Target, smallest
+from magenta_bento.planning.fleet import Demand, Fleet, Server, Target, smallest_fleet
 from magenta_bento.planning.gpus import GPUS, Gpu
 from magenta_bento.planning.workload import WORKLOADS, Workload
 
 
 @dataclass(frozen=True)
-class Computed:
-    """A device that nobody has measured.
+class ComputedDevice:
+    """A device whose frame times are computed from its data sheet.
 
     Attributes:
-      gpu: Which.
+      gpu: The GPU.
       work: The model that it plays.
-      slots: ``MAX_STREAMS``; None for as many as the server would take.
+      slots: ``MAX_STREAMS``; None for as many as a server would choose.
     """
 
     gpu: Gpu
@@ -36,16 +37,16 @@ class Computed:
         """Seconds of a frame while 1, 2, … all slots are taken.
 
         Raises:
-          Unplannable: So many streams don't fit into its memory.
+          Unplannable: The slots don't fit into the GPU's memory.
         """
         most = roofline.streams_in_memory(self.gpu, self.work)
-        slots = self.slots or roofline.slots(self.gpu, self.work)
+        slots = self.slots or roofline.default_slots(self.gpu, self.work)
         if slots > most:
             raise Unplannable(
                 f"{slots} slots of {self.work.model} don't fit into the memory of one"
                 f" {self.gpu.title}: at most {most} do"
             )
-        batches = (roofline.batch_for(playing, slots) for playing in range(1, slots + 1))
+        batches = (roofline.batch_for(busy, slots) for busy in range(1, slots + 1))
         return tuple(roofline.frame_time(self.gpu, self.work, b).total_s for b in batches)
 
     def __str__(self) -> str:
@@ -53,14 +54,14 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A device that somebody has measured with all slots taken.
+class MeasuredDevice:
+    """A device whose frame time was measured with all slots taken.
 
-    With fewer taken it is counted as no faster, which errs on the safe side.
+    With fewer slots taken it is assumed to be no faster, which errs on the safe side.
 
     Attributes:
-      full_frame_s: Seconds of a frame, as ``magenta_bento_step_frame_seconds`` tells.
-      slots: How many.
+      full_frame_s: Seconds of a frame, from the metric ``magenta_bento_step_frame_seconds``.
+      slots: ``MAX_STREAMS`` of the measurement.
     """
 
     full_frame_s: float
@@ -83,12 +84,12 @@ class Case:
       device: What a server runs on.
       frames_per_step: ``FRAMES_PER_STEP``.
       queue_bound: ``MAX_QUEUE``.
-      demand: What is asked for.
-      target: What has to hold.
-      price_per_hour: Of one server, in any currency; None if nobody said.
+      demand: The load.
+      target: The service level.
+      price_per_hour: The price of one server, in any currency; None if it is unknown.
     """
 
-    device: Computed | Measured
+    device: ComputedDevice | MeasuredDevice
     frames_per_step: int
     queue_bound: int
     demand: Demand
@@ -97,19 +98,19 @@ class Case:
 
     @property
     def fleet(self) -> Fleet:
-        """The smallest that does it.
+        """The smallest fleet that meets the target.
 
         Raises:
-          Unplannable: None does.
+          Unplannable: No fleet does.
         """
         server = Server(self.device.frame_s, self.frames_per_step)
-        return smallest(server, self.demand, self.target)
+        return smallest_fleet(server, self.demand, self.target)
 
 
 def alternatives(case: Case) -> Iterator[tuple[str, Case]]:
-    """What could be changed about a case, one thing at a time, and the case it makes."""
+    """Cases that differ from ``case`` in one thing, each with the words for what differs."""
     device = case.device
-    if isinstance(device, Computed):
+    if isinstance(device, ComputedDevice):
         for gpu in GPUS.values():
             if gpu != device.gpu:
                 yield gpu.title, replace(case, device=replace(device, gpu=gpu, slots=None))
@@ -117,8 +118,8 @@ def alternatives(case: Case) -> Iterator[tuple[str, Case]]:
             if work != device.work:
                 yield work.model, replace(case, device=replace(device, work=work, slots=None))
         most = roofline.streams_in_memory(device.gpu, device.work)
-        for slots in roofline.BATCH_SIZES:
-            if roofline.FEWEST_SLOTS <= slots <= most and slots != len(device.frame_s):
+        for slots in BATCH_SIZES:
+            if FEWEST_SLOTS <= slots <= most and slots != len(device.frame_s):
                 yield f"MAX_STREAMS={slots}", replace(case, device=replace(device, slots=slots))
     for frames in (1, 25):
         if frames != case.frames_per_step:

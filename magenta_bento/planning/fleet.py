@@ -1,8 +1,8 @@
 """How many servers a demand needs.
 
 Each server has slots, a queue of its own, and a share of the arrivals that a load balancer
-draws at random, which keeps them random. Live sessions are spread evenly and hold a slot for
-as long as they are open; the other slots make the pieces.
+draws at random, so that each server's arrivals are random too. Live sessions are spread evenly
+and hold a slot for as long as they are open; the other slots make the pieces.
 
 Invariant: a fleet that is returned meets its target, and one server fewer would not.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from magenta_bento.audio.formats import frames_for
-from magenta_bento.engine.spec import FRAME_S, LOOKAHEAD_FRAMES
+from magenta_bento.audio.formats import FRAME_S, frames_for
+from magenta_bento.engine.spec import LOOKAHEAD_FRAMES
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning.queueing import Station
 
@@ -39,26 +39,27 @@ class Server:
     def slots(self) -> int:
         return len(self.frame_s)
 
-    def held_frames(self, music_s: float) -> int:
-        """For how many frames of its batch a piece keeps its slot.
+    def holding_frames(self, music_s: float) -> int:
+        """For how many frames of its batch a piece holds its slot.
 
-        Whole steps, the silent first frame included; and one step more, since a slot falls free
-        when the audio of its last step has been fetched, and by then the next step is under way.
+        A piece takes whole steps, the silent first frame included. It holds its slot for one step
+        more, because a slot becomes free when the audio of its last step has been fetched, and by
+        then the next step is under way.
         """
         steps = math.ceil((frames_for(music_s) + LOOKAHEAD_FRAMES) / self.frames_per_step) + 1
         return steps * self.frames_per_step
 
-    def hold_s(self, music_s: float, playing: int) -> float:
-        """Seconds that a piece keeps its slot while so many slots are taken."""
-        return self.held_frames(music_s) * self.frame_s[playing - 1]
+    def holding_s(self, music_s: float, busy_slots: int) -> float:
+        """Seconds that a piece holds its slot while ``busy_slots`` slots are taken."""
+        return self.holding_frames(music_s) * self.frame_s[busy_slots - 1]
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What the whole fleet is asked for.
+    """The load on the whole fleet.
 
     Attributes:
-      arrivals_per_s: Pieces that are asked for, offline.
+      arrivals_per_s: Pieces that are requested per second, as files.
       music_s: Length of a piece, seconds of music.
       live: Live sessions that are open at once.
     """
@@ -70,12 +71,12 @@ class Demand:
 
 @dataclass(frozen=True)
 class Target:
-    """What has to hold.
+    """The service level that the fleet has to reach.
 
     Attributes:
-      wait_s: The longest wait for a slot …
-      quantile: … of this share of all pieces.
-      utilisation: The largest share of a server's speed that is used.
+      wait_s: The longest wait for a slot, seconds, that ``quantile`` of all pieces may have.
+      quantile: A share of all pieces, 0 to 1.
+      utilisation: The largest share of a server's speed that may be used, 0 to 1.
     """
 
     wait_s: float
@@ -83,10 +84,10 @@ class Target:
     utilisation: float
 
 
-class Bound(StrEnum):
-    """What one server fewer would break."""
+class Constraint(StrEnum):
+    """What a fleet can be too small for."""
 
-    NOTHING = "nothing"
+    NONE = "none"
     LIVE = "live"
     UTILISATION = "utilisation"
     WAIT = "wait"
@@ -94,12 +95,12 @@ class Bound(StrEnum):
 
 @dataclass(frozen=True)
 class Fleet:
-    """So many servers under a demand.
+    """A number of equal servers under a demand.
 
     Attributes:
-      servers: How many.
-      server: Each of them.
-      demand: On all of them together.
+      servers: The number of servers.
+      server: Each of the servers.
+      demand: The load on all of them together.
     """
 
     servers: int
@@ -126,36 +127,36 @@ class Fleet:
         if self.piece_slots < 1:
             raise Unplannable(f"{self.live_slots} live sessions leave no slot for pieces")
         rates = [
-            playing / self.server.hold_s(self.demand.music_s, self.live_slots + playing)
-            for playing in range(1, self.piece_slots + 1)
+            busy / self.server.holding_s(self.demand.music_s, self.live_slots + busy)
+            for busy in range(1, self.piece_slots + 1)
         ]
         return Station(self.demand.arrivals_per_s / self.servers, rates)
 
     @property
     def offered_erlangs(self) -> float:
         """Arrivals times the time that a piece holds its slot when all slots are taken."""
-        full_s = self.server.hold_s(self.demand.music_s, self.server.slots)
+        full_s = self.server.holding_s(self.demand.music_s, self.server.slots)
         return self.demand.arrivals_per_s * full_s
 
-    def breaks(self, target: Target) -> Bound:
-        """The first thing that does not hold; ``NOTHING`` if all does."""
+    def first_violation(self, target: Target) -> Constraint:
+        """The first part of the target that the fleet misses; ``NONE`` if it meets all."""
         if self.live_slots + (1 if self.demand.arrivals_per_s else 0) > self.server.slots:
-            return Bound.LIVE
+            return Constraint.LIVE
         if not self.demand.arrivals_per_s:
-            return Bound.NOTHING
+            return Constraint.NONE
         if self.station.utilisation > target.utilisation:
-            return Bound.UTILISATION
+            return Constraint.UTILISATION
         if self.station.wait_quantile_s(target.quantile) > target.wait_s:
-            return Bound.WAIT
-        return Bound.NOTHING
+            return Constraint.WAIT
+        return Constraint.NONE
 
 
-def smallest(server: Server, demand: Demand, target: Target) -> Fleet:
-    """The fewest servers that meet the target.
+def smallest_fleet(server: Server, demand: Demand, target: Target) -> Fleet:
+    """The fleet of the fewest servers that meets the target.
 
     Raises:
-      Unplannable: Nothing is asked for, a full batch is too slow for live sessions, or not
-        even ``MOST_SERVERS`` are enough.
+      Unplannable: The demand is nothing, a full batch is too slow for live sessions, or not even
+        ``MOST_SERVERS`` servers are enough.
     """
     if not demand.arrivals_per_s and not demand.live:
         raise Unplannable("nothing is asked for: give --arrivals, --live or both")
@@ -166,7 +167,7 @@ def smallest(server: Server, demand: Demand, target: Target) -> Fleet:
         )
 
     def enough(servers: int) -> bool:
-        return Fleet(servers, server, demand).breaks(target) is Bound.NOTHING
+        return Fleet(servers, server, demand).first_violation(target) is Constraint.NONE
 
     counts = range(1, MOST_SERVERS + 1)
     found = bisect.bisect_left(counts, True, key=enough)
@@ -175,8 +176,8 @@ def smallest(server: Server, demand: Demand, target: Target) -> Fleet:
     return Fleet(counts[found], server, demand)
 
 
-def binds(fleet: Fleet, target: Target) -> Bound:
-    """Why there is not one server fewer; ``NOTHING`` for a single one."""
+def binding_constraint(fleet: Fleet, target: Target) -> Constraint:
+    """What one server fewer would be too small for; ``NONE`` if there is only one server."""
     if fleet.servers == 1:
-        return Bound.NOTHING
-    return Fleet(fleet.servers - 1, fleet.server, fleet.demand).breaks(target)
+        return Constraint.NONE
+    return Fleet(fleet.servers - 1, fleet.server, fleet.demand).first_violation(target)

@@ -1,7 +1,7 @@
 """The GPUs that can be planned for, as their maker's data sheets give them.
 
 Invariant: figures are of dense arithmetic. NVIDIA prints tensor rates with structured sparsity
-for the L4 and the H200; half of that is meant here, since no model of ours is sparse.
+for the L4 and the H200; the figures here are half of those, because our models are not sparse.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 
 class Precision(StrEnum):
-    """What a part of the model is multiplied in."""
+    """The number format that a part of the model is multiplied in."""
 
     BFLOAT16 = "bfloat16"
     # JAX's default for float32 on GPUs that have it (JAX documentation, "Matmul precision").
@@ -22,15 +22,15 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
+    """One GPU, by its data sheet.
 
     Attributes:
-      name: What ``plan --gpu`` takes.
-      title: For people.
-      memory_bytes: Of its own memory, in full.
+      name: Its name in ``plan --gpu``.
+      title: Its name for people.
+      memory_bytes: The size of its own memory.
       bytes_per_s: Peak memory bandwidth.
       flops_per_s: Peak dense tensor rate, by precision.
-      data_sheet: Where the figures are from.
+      data_sheet: The address that the figures are from.
     """
 
     name: str

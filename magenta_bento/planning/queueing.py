@@ -1,7 +1,7 @@
-"""How long one waits for one of c slots.
+"""How long a request waits for one of c slots.
 
-Requests come at random (Poisson) and take a random (exponential) amount of work; each of c
-slots serves one of them, the others wait in one line. If a slot always works at the same speed
+Requests arrive at random (Poisson) and take a random (exponential) amount of work; each of c
+slots serves one of them, the others wait in one queue. If a slot always works at the same speed
 that is Erlang's delay system, M/M/c (Erlang 1917, "Solution of some problems in the theory of
 probabilities of significance in automatic telephone exchanges"; Kleinrock 1975, "Queueing
 Systems" volume 1, section 3.5). Slots of one device slow each other down, so the rate of
@@ -22,11 +22,12 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Station:
-    """c slots with one line before them.
+    """A birth-death queueing system: c slots with one queue before them.
 
     Attributes:
-      arrivals_per_s: Requests that come.
-      completions_per_s: Requests that are done, for all slots together, while 1, 2, … c play.
+      arrivals_per_s: Requests that arrive per second.
+      completions_per_s: Requests that all slots together complete per second while 1, 2, … c
+        slots are busy.
     """
 
     arrivals_per_s: float
@@ -38,65 +39,67 @@ class Station:
 
     @property
     def utilisation(self) -> float:
-        """Arrivals over what all slots together complete; at 1 and above the line only grows."""
+        """Arrivals over completions of all slots; at 1 and above the queue grows for ever."""
         return self.arrivals_per_s / self.completions_per_s[-1]
 
     @property
     def stable(self) -> bool:
+        """Whether the queue has a finite mean length."""
         return self.utilisation < 1
 
     @cached_property
     def wait_probability(self) -> float:
-        """How likely one who comes has to wait; 1 if the line only grows."""
+        """The share of requests that have to wait; 1 if the queue grows for ever."""
         if not self.stable:
             return 1.0
-        # With an endless line behind it, state c stands for the geometric series of all beyond.
+        # In an infinite queue, the state "c slots busy" is followed by the states with 1, 2, …
+        # requests waiting; their probabilities are a geometric series.
         full = self._full_share
         return full / (full + (1 - full) * (1 - self.utilisation))
 
     @property
     def mean_wait_s(self) -> float:
-        """Of all who come, those who need not wait included."""
-        return self.wait_probability / self._spare_per_s if self.stable else math.inf
+        """The mean wait of all requests, seconds; of those, too, that need not wait."""
+        return self.wait_probability / self._spare_completions_per_s if self.stable else math.inf
 
     def wait_quantile_s(self, quantile: float) -> float:
-        """The wait that this share of all who come does not exceed."""
+        """The wait that is not exceeded by this share of all requests, seconds."""
         if not self.stable:
             return math.inf
         if self.wait_probability <= 1 - quantile:
             return 0.0
-        return math.log(self.wait_probability / (1 - quantile)) / self._spare_per_s
+        return math.log(self.wait_probability / (1 - quantile)) / self._spare_completions_per_s
 
-    def line_probability(self, length: int) -> float:
-        """How likely one who comes finds at least so many waiting."""
+    def queue_length_probability(self, length: int) -> float:
+        """The share of requests that find at least ``length`` others waiting."""
         if not self.stable:
             return 1.0
         return self.wait_probability * math.pow(self.utilisation, length)
 
     @cached_property
-    def mean_playing(self) -> float:
-        """How many slots are taken, on average."""
+    def mean_busy_slots(self) -> float:
+        """How many slots are busy, on average."""
         if not self.stable:
             return float(self.slots)
         mean = 0.0
-        for playing, share in enumerate(self._shares[:-1], 1):
-            mean += share * (playing - mean)
+        for busy_slots, share in enumerate(self._shares[:-1], 1):
+            mean += share * (busy_slots - mean)
         return self.wait_probability * self.slots + (1 - self.wait_probability) * mean
 
     @property
     def mean_in_slot_s(self) -> float:
-        """From getting a slot to the last frame, by Little's law (Little 1961)."""
+        """Mean seconds that a request keeps its slot, by Little's law (Little 1961)."""
         if not self.arrivals_per_s:
             return 1 / self.completions_per_s[0]
-        return self.mean_playing / min(self.arrivals_per_s, self.completions_per_s[-1])
+        return self.mean_busy_slots / min(self.arrivals_per_s, self.completions_per_s[-1])
 
     @property
-    def _spare_per_s(self) -> float:
+    def _spare_completions_per_s(self) -> float:
         return self.completions_per_s[-1] - self.arrivals_per_s
 
     @cached_property
     def _shares(self) -> list[float]:
-        """For n = 1 … c: how likely n play, if there were n slots and those who wait left.
+        """For n = 1 … c: how likely all of n slots are busy, if no request waited for one.
 
         Erlang's loss formula by its usual recursion, B(n) = a B(n-1) / (n + a B(n-1)), with
         arrivals over completions in place of a/n.
@@ -111,8 +114,3 @@ class Station:
     @property
     def _full_share(self) -> float:
         return self._shares[-1]
-
-
-def delay_system(arrivals_per_s: float, hold_s: float, slots: int) -> Station:
-    """M/M/c: a slot is held for ``hold_s`` on average, however many others are."""
-    return Station(arrivals_per_s, [playing / hold_s for playing in range(1, slots + 1)])

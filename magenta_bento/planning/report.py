@@ -1,6 +1,6 @@
 """A plan in words and as JSON.
 
-Invariant: both tell the same figures, and no figure stands without its unit.
+Invariant: both have the same figures, and every figure has its unit.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning import roofline
-from magenta_bento.planning.case import Case, Computed, alternatives
-from magenta_bento.planning.fleet import Bound, Fleet, binds
+from magenta_bento.planning.case import Case, ComputedDevice, alternatives
+from magenta_bento.planning.fleet import Constraint, Fleet, binding_constraint
 
 HOURS_PER_MONTH = 730  # a year's twelfth
 SECONDS_PER_HOUR = 3_600
@@ -20,7 +20,13 @@ SECONDS_PER_HOUR = 3_600
 
 @dataclass(frozen=True)
 class Price:
-    """In the currency of the price that was given."""
+    """What a fleet costs, in the currency of the price of one server.
+
+    Attributes:
+      fleet_per_hour: Of all servers, for an hour.
+      fleet_per_month: Of all servers, for ``HOURS_PER_MONTH`` hours.
+      per_hour_of_music: Of all servers, for each hour of music that they make.
+    """
 
     fleet_per_hour: float
     fleet_per_month: float
@@ -29,12 +35,12 @@ class Price:
 
 @dataclass(frozen=True)
 class Change:
-    """Something that could be tried.
+    """The outcome of the same plan with one thing changed.
 
     Attributes:
-      change: What.
-      servers: How many it takes then; None if no fleet does.
-      why: … and why not.
+      change: What is changed, in words.
+      servers: How many servers that takes; None if no fleet meets the target.
+      why: Why no fleet does, if none does.
     """
 
     change: str
@@ -43,13 +49,13 @@ class Change:
 
 
 class Report:
-    """What is told of a case.
+    """The plan for one case: figures, what binds, and what else could be tried.
 
     Args:
-      case: See there.
+      case: What is planned.
 
     Raises:
-      Unplannable: No fleet does what it asks for.
+      Unplannable: No fleet meets the case's target.
     """
 
     def __init__(self, case: Case) -> None:
@@ -60,7 +66,7 @@ class Report:
     def rows(self) -> list[tuple[str, ...]]:
         """Name and value, for people."""
         fleet, server = self.fleet, self.fleet.server
-        source = "computed" if isinstance(self.case.device, Computed) else "measured"
+        source = "computed" if isinstance(self.case.device, ComputedDevice) else "measured"
         rows: list[tuple[str, ...]] = [
             ("servers", f"{fleet.servers:,}"),
             ("slots of each", f"{server.slots}"),
@@ -92,25 +98,25 @@ class Report:
         yield "then made in", f"{station.mean_in_slot_s:.2f} s"
         yield (
             "find the queue full",
-            f"{station.line_probability(case.queue_bound):.2g}",
+            f"{station.queue_length_probability(case.queue_bound):.2g}",
         )
 
     @property
     def sentence(self) -> str:
-        """What binds: the fleet, and the device under it."""
+        """What binds the size of the fleet, and the time of the device's frames, in words."""
         return " ".join([self._fleet_sentence(), *self._device_sentence()])
 
     def _fleet_sentence(self) -> str:
         fleet, target = self.fleet, self.case.target
         fewer = fleet.servers - 1
         servers = f"{fewer:,} server{'s' if fewer > 1 else ''}"
-        bound = binds(fleet, target)
-        if bound is Bound.NOTHING:
+        constraint = binding_constraint(fleet, target)
+        if constraint is Constraint.NONE:
             return "One server is enough."
-        if bound is Bound.LIVE:
+        if constraint is Constraint.LIVE:
             return f"Live sessions bind: {servers} would not have enough slots for them."
         station = Fleet(fewer, fleet.server, fleet.demand).station
-        if bound is Bound.UTILISATION:
+        if constraint is Constraint.UTILISATION:
             return (
                 f"Load binds: {servers} would be {station.utilisation:.0%} busy,"
                 f" and {target.utilisation:.0%} are allowed."
@@ -123,9 +129,9 @@ class Report:
 
     def _device_sentence(self) -> Iterator[str]:
         device = self.case.device
-        if isinstance(device, Computed):
+        if isinstance(device, ComputedDevice):
             time = roofline.frame_time(device.gpu, device.work, self.fleet.server.slots)
-            yield f"The largest part of a frame's time is {time.binds}."
+            yield f"The largest part of a frame's time is {time.bottleneck}."
 
     @property
     def price(self) -> Price | None:
@@ -139,14 +145,14 @@ class Report:
 
     @property
     def changes(self) -> list[Change]:
-        """What else could be tried."""
-        return [_tried(change, case) for change, case in alternatives(self.case)]
+        """The outcomes of the alternatives to this case."""
+        return [_evaluated(change, case) for change, case in alternatives(self.case)]
 
     def text(self, table: Callable[[Sequence[tuple[str, ...]]], str]) -> str:
-        """For people.
+        """The plan as a text for people.
 
         Args:
-          table: Lays out rows.
+          table: Lays rows of cells out in columns.
         """
         changes = [
             (f"  {c.change}", f"none: {c.why}" if c.servers is None else f"{c.servers:,}")
@@ -159,11 +165,11 @@ class Report:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """For machines; times in seconds."""
+        """The plan as a JSON object for machines; times are in seconds."""
         fleet, case = self.fleet, self.case
         answer: dict[str, Any] = {
             "device": str(case.device),
-            "computed": isinstance(case.device, Computed),
+            "computed": isinstance(case.device, ComputedDevice),
             "demand": asdict(case.demand),
             "target": asdict(case.target),
             "servers": fleet.servers,
@@ -184,12 +190,12 @@ class Report:
                 "mean_wait_s": station.mean_wait_s,
                 "wait_quantile_s": station.wait_quantile_s(case.target.quantile),
                 "mean_in_slot_s": station.mean_in_slot_s,
-                "queue_full_probability": station.line_probability(case.queue_bound),
+                "queue_full_probability": station.queue_length_probability(case.queue_bound),
             }
         return answer
 
 
-def _tried(change: str, case: Case) -> Change:
+def _evaluated(change: str, case: Case) -> Change:
     try:
         return Change(change, case.fleet.servers)
     except Unplannable as why:

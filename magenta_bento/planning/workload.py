@@ -1,10 +1,10 @@
 """What one frame of each model costs a GPU, counted in the graph that the server compiles.
 
 ``tests/graph_costs.py`` traces that graph without running it, and a test holds these figures
-equal to what it counts; ``docs/capacity.md`` tells how.
+equal to what it counts; ``docs/capacity.md`` says how.
 
-Invariant: weight bytes are read once a frame however many streams play, all else is once a
-stream, so that a frame of B streams costs a straight line in B.
+Invariant: weights are read once a frame however many streams play, and all other costs occur once
+a stream, so that the cost of a frame is linear in the number of streams.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Part:
 
     Attributes:
       name: "temporal" runs once a frame, "depth" once for each of the 12 codes, "codec" once.
-      precision: What it is multiplied in on a GPU.
-      weight_bytes: Parameters read for a frame, as often as the frame reads them.
-      activation_bytes: Of a stream: what its matrix products and convolutions read and write
-        beside parameters, the attention's keys and values among it.
-      state_bytes: Of a stream: what it keeps from one frame to the next.
-      flops: Of a stream: a multiplication and an addition count two.
+      precision: The number format of its products on a GPU.
+      weight_bytes: Parameters read for a frame; those that it reads twice count twice.
+      activation_bytes: What the matrix products and convolutions of one stream read and write
+        beside parameters, the attention's keys and values included.
+      state_bytes: What one stream keeps from one frame to the next.
+      flops: Operations for one stream; a multiplication and an addition count two.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Workload:
 
     Attributes:
       model: Its name.
-      parameter_bytes: What its parameters take of device memory.
-      kernels: How many kernels a frame starts, at the least.
-      parts: In the order in which they run.
+      parameter_bytes: Device memory that its parameters take.
+      kernels: The fewest kernels that a frame starts.
+      parts: The parts of the model, in the order in which they run.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Workload:
         return sum(part.state_bytes for part in self.parts)
 
 
-# Both models have the same one. It makes left and right in turn with the same last layers,
+# Both models have the same codec. It makes left and right in turn with the same last layers,
 # whose weights are therefore read twice.
 _CODEC = Part(
     name="codec",

@@ -6,10 +6,10 @@ serve both::
     $MAGENTA_HOME/magenta-rt-v2/checkpoints/<name>.safetensors
     $MAGENTA_HOME/magenta-rt-v2/resources/musiccoca/*
 
-The demo lies in this package, in the same layout, and so does in BentoML's model store what was
-packed for a Bento (``weights/packed.py``).
+The demo lies in this package, in the same layout. Models that were packed for a Bento lie in
+BentoML's model store (``weights/packed.py``), in the same layout too.
 
-Invariant: a model is only ever chosen when each of its files is there and whole.
+Invariant: a model is only chosen when each of its files is there and whole.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from magenta_bento.config import Settings
 from magenta_bento.errors import WeightsError
 from magenta_bento.weights.header import read_header
 
-# Best first: the order in which ``auto`` looks.
+# Best first: ``MAGENTA_MODEL=auto`` takes the first one whose files are whole.
 TRAINED = ("mrt2_base", "mrt2_small")
 DEMO = "demo"
 NAMES = (*TRAINED, DEMO)
 
-# One file a role; the names are upstream's.
+# The names are upstream's.
 MUSICCOCA_FILES = (
     "spm.model",
     "text_encoder.tflite",
@@ -40,7 +40,7 @@ MUSICCOCA_FILES = (
     "mapper.tflite",
 )
 
-PACKED_PREFIX = "magenta-"  # of names in BentoML's model store
+PACKED_PREFIX = "magenta-"  # how the names of our models in BentoML's store begin
 
 _CHECKPOINTS = Path("checkpoints")
 _MUSICCOCA = Path("resources") / "musiccoca"
@@ -52,7 +52,7 @@ _TFLITE_MAGIC = b"TFL3"  # bytes 4 to 8 of every LiteRT model
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of one model, there or not.
+    """The paths of one model's files, which need not exist.
 
     Attributes:
       name: One of :data:`NAMES`.
@@ -66,17 +66,18 @@ class ModelFiles:
 
     @property
     def all(self) -> tuple[Path, ...]:
+        """The checkpoint, then the style encoder's files."""
         return (self.checkpoint, *(self.musiccoca_dir / name for name in MUSICCOCA_FILES))
 
     @property
-    def by_place(self) -> Mapping[Path, Path]:
-        """Each file, by its place in upstream's layout."""
+    def by_relative_path(self) -> Mapping[Path, Path]:
+        """Each file, by its path below the root of upstream's layout."""
         styles = {_MUSICCOCA / name: self.musiccoca_dir / name for name in MUSICCOCA_FILES}
         return {_CHECKPOINTS / f"{self.name}.safetensors": self.checkpoint, **styles}
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk of the files that are there."""
+        """Bytes on disk of the files that exist."""
         return sum(path.stat().st_size for path in self.all if path.is_file())
 
     def faults(self) -> Mapping[Path, str]:
@@ -84,12 +85,12 @@ class ModelFiles:
         return {path: fault for path in self.all if (fault := fault_of(path)) is not None}
 
     def missing(self) -> list[Path]:
-        """The files that are absent or not whole."""
+        """The files that can't be used, because they are absent or not whole."""
         return list(self.faults())
 
 
 def fault_of(path: Path) -> str | None:
-    """Why a file of a model can't be used; None when it is there and whole."""
+    """Why a file of a model can't be used; None if it can."""
     try:
         if not path.is_file():
             return "missing"
@@ -101,7 +102,8 @@ def fault_of(path: Path) -> str | None:
         return f"unreadable: {error.strerror}"
     if head == _LFS_POINTER:
         return "a git-lfs pointer, not the file itself"
-    return _WHOLE.get(path.suffix, _accept)(path, head)
+    check = _FAULT_CHECKS.get(path.suffix)
+    return check(path, head) if check else None
 
 
 def locate(name: str, settings: Settings) -> ModelFiles:
@@ -117,9 +119,10 @@ def locate(name: str, settings: Settings) -> ModelFiles:
 
 
 def packed_root(name: str) -> Path | None:
-    """Where the model lies that was packed last under this name; None if none was."""
+    """Where the last packed version of a model lies in BentoML's store; None if none does."""
+    # To import BentoML takes a second, which is not needed while its store does not exist.
     if "bentoml" not in sys.modules and not _bentoml_models().is_dir():
-        return None  # without the second that it takes to import BentoML
+        return None
 
     import bentoml
     from bentoml.exceptions import NotFound
@@ -131,7 +134,7 @@ def packed_root(name: str) -> Path | None:
 
 
 def home(settings: Settings) -> Path:
-    """The root of upstream's layout, which mirrors the layout of the model hub's repository."""
+    """The root of upstream's layout, which is that of the repository on the model hub."""
     return settings.magenta_home.expanduser() / "magenta-rt-v2"
 
 
@@ -142,24 +145,24 @@ def choose(settings: Settings) -> ModelFiles:
       WeightsError: A file of the model that ``MAGENTA_MODEL`` names is missing or damaged; the
         message lists every such file, and the command that mends it.
     """
-    wanted = settings.magenta_model
-    for name in NAMES if wanted == "auto" else (wanted,):
+    choice = settings.magenta_model
+    for name in NAMES if choice == "auto" else (choice,):
         files = locate(name, settings)
         faults = files.faults()
         if not faults:
             return files
     root = _root(name, settings)
-    shown = ", ".join(f"{path.relative_to(root)} ({fault})" for path, fault in faults.items())
-    raise WeightsError(f"{name} can't be served from {root}: {shown}. {remedy(name)}")
+    reasons = ", ".join(f"{path.relative_to(root)} ({fault})" for path, fault in faults.items())
+    raise WeightsError(f"{name} can't be served from {root}: {reasons}. {remedy(name)}")
 
 
 def _bentoml_models() -> Path:
-    """BentoML's store outside of a Bento, as BentoML itself finds it."""
+    """The models in BentoML's store, where BentoML itself looks for them outside a Bento."""
     return Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
 
 
 def remedy(name: str) -> str:
-    """One sentence: the exact command that makes a model's files whole."""
+    """A sentence with the command that makes a model's files whole."""
     if name == DEMO:
         return "Reinstall magenta-bento: the demo is part of it."
     return f"Run: magenta-bento models download {name}"
@@ -174,7 +177,7 @@ def _root(name: str, settings: Settings) -> Path:
     return packed_root(name) or root
 
 
-def _whole_safetensors(path: Path, _head: bytes) -> str | None:
+def _safetensors_fault(path: Path, _head: bytes) -> str | None:
     try:
         read_header(path)
     except WeightsError:
@@ -182,14 +185,11 @@ def _whole_safetensors(path: Path, _head: bytes) -> str | None:
     return None
 
 
-def _whole_tflite(_path: Path, head: bytes) -> str | None:
+def _tflite_fault(_path: Path, head: bytes) -> str | None:
     return None if head[4:8] == _TFLITE_MAGIC else "incomplete"
 
 
-def _accept(_path: Path, _head: bytes) -> str | None:
-    return None
-
-
-_WHOLE: Mapping[str, Callable[[Path, bytes], str | None]] = MappingProxyType(
-    {".safetensors": _whole_safetensors, ".tflite": _whole_tflite}
+# By file extension: what finds the fault of a file, given its path and its first bytes.
+_FAULT_CHECKS: Mapping[str, Callable[[Path, bytes], str | None]] = MappingProxyType(
+    {".safetensors": _safetensors_fault, ".tflite": _tflite_fault}
 )

@@ -1,7 +1,7 @@
 """What a safetensors file says it holds, read from its header alone.
 
-A file is 8 bytes (the header's length, little-endian), the header (JSON: each tensor's dtype,
-shape and place), then the tensors' bytes. Checking 10 GB of weights so costs one small read.
+The safetensors library reads the header and checks it against the file's size; the tensors'
+bytes stay on disk, so that checking 10 GB of weights costs one small read.
 
 Invariant: a file whose size isn't exactly what its header promises is never described; it was
 cut short or is something else.
@@ -9,16 +9,12 @@ cut short or is something else.
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from magenta_bento.errors import WeightsError
+from safetensors import SafetensorError, safe_open
 
-_LENGTH = struct.Struct("<Q")
-# The safetensors library's own bound; a larger length is some other file's first 8 bytes.
-_MAX_HEADER_BYTES = 100_000_000
+from magenta_bento.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -41,35 +37,16 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
       WeightsError: The file can't be read, isn't safetensors, or was cut short.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(_LENGTH.size)
-            if len(start) < _LENGTH.size:
-                raise WeightsError(f"{path} is {size} bytes long: it was cut short")
-            (length,) = _LENGTH.unpack(start)
-            if length > _MAX_HEADER_BYTES:
-                raise WeightsError(f"{path} is not a safetensors file")
-            raw = file.read(length)
+        size_bytes = path.stat().st_size
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: TensorEntry(tuple(entry.get_shape()), entry.get_dtype())
+                for name, entry in slices.items()
+            }
     except OSError as error:
-        raise WeightsError(f"{path} can't be read: {error.strerror}") from None
-    if len(raw) < length:
-        raise WeightsError(f"{path} is {size} bytes long: it was cut short within its header")
-    entries, data_bytes = _parse(path, raw)
-    if (promised := _LENGTH.size + length + data_bytes) != size:
-        raise WeightsError(f"{path} is {size} bytes long, its header promises {promised}")
-    return entries
-
-
-def _parse(path: Path, raw: bytes) -> tuple[dict[str, TensorEntry], int]:
-    """The entries, and how many bytes of tensors follow the header."""
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        entries = {
-            name: TensorEntry(tuple(int(d) for d in entry["shape"]), str(entry["dtype"]))
-            for name, entry in header.items()
-        }
-        ends = (int(entry["data_offsets"][1]) for entry in header.values())
-        return entries, max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise WeightsError(f"{path} is not a safetensors file") from None
+        raise WeightsError(f"{path} can't be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path}, {size_bytes} bytes long, is not a whole safetensors file: {error}"
+        ) from None

@@ -1,10 +1,10 @@
-"""Models in BentoML's model store: what makes them a part of a Bento, and of its image.
+"""Models in BentoML's model store, from which a Bento and its image include them.
 
-``magenta-bento models pack`` puts a model there, in upstream's layout. ``bentoml build`` takes it
-along when ``MAGENTA_MODEL`` names it, and in the container BentoML's store is the Bento's own.
+``magenta-bento models pack`` copies a model to the store, in upstream's layout. ``bentoml build``
+includes it in the Bento when ``MAGENTA_MODEL`` names it. In a container, the store is the Bento's
+own.
 
-Invariant: what is in the store is whole; BentoML keeps nothing of a model that was not packed to
-its end.
+Invariant: a model in the store is whole, because BentoML discards one whose copying failed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 def pack(files: ModelFiles, say: Callable[[str], None]) -> str:
     """Copies a model into BentoML's model store.
 
+    Args:
+      files: The model.
+      say: Receives one line for each file that is copied.
+
     Returns:
-      Its tag there.
+      The tag of the copy.
 
     Raises:
       WeightsError: A file is missing or damaged.
@@ -39,19 +43,19 @@ def pack(files: ModelFiles, say: Callable[[str], None]) -> str:
     import bentoml
 
     if faults := files.faults():
-        shown = ", ".join(f"{path} ({fault})" for path, fault in faults.items())
-        raise WeightsError(f"{files.name} can't be packed: {shown}. {remedy(files.name)}")
+        reasons = ", ".join(f"{path} ({fault})" for path, fault in faults.items())
+        raise WeightsError(f"{files.name} can't be packed: {reasons}. {remedy(files.name)}")
     with bentoml.models.create(PACKED_PREFIX + files.name) as packed:
-        for place, path in files.by_place.items():
-            target = Path(packed.path) / place
+        for relative_path, path in files.by_relative_path.items():
+            target = Path(packed.path) / relative_path
             target.parent.mkdir(parents=True, exist_ok=True)
-            say(f"{place}: {path.stat().st_size / 1e6:,.1f} MB")
+            say(f"{relative_path}: {path.stat().st_size / 1e6:,.1f} MB")
             shutil.copyfile(path, target)
         return str(packed.tag)
 
 
 def packed_model(name: str) -> BentoModel | None:
-    """What a service names so that its Bento holds a model; None if it was not packed."""
+    """A packed model, for a service to name so that its Bento includes it; None if not packed."""
     from bentoml.models import BentoModel
 
     if name not in TRAINED or packed_root(name) is None:

@@ -9,13 +9,13 @@ import pytest
 from magenta_bento.access.budget import SLICE_S, AudioBudget
 from magenta_bento.access.limits import Limits
 from magenta_bento.access.store import Store
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.config import IN_MEMORY, Settings
 from magenta_bento.errors import AudioBudgetSpent
 from magenta_bento.metrics import Metrics
 
 ALICE = "key alice"
 BUDGET_S = 100
-FRAME_S = 0.04
 
 
 @pytest.fixture(name="limits")
