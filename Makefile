@@ -2,9 +2,10 @@
 # make serve PORT=8080  … on another port
 # make serve CUDA=1     … on an NVIDIA GPU
 # make serve TLS=1      … with TLS, which Google's Python SDK insists on
-# make test             set everything up; check format, lint and types; run all tests
-# make test-all         … with the long tests too
-# make test-tools       the tests of the tools that train the demo model
+# make test             set everything up; check format, lint and types; run the tests, in minutes
+# make test-all         those, the long ones (soaks, fuzzing at full length) and the demo's tools
+# make test-long        the long ones alone
+# make test-tools       the tests of tools/demo_model alone
 # make check            the checks of `make test` that need no tests
 # make docs             write the tables of README and docs/ again, from the code
 # make bench            the benchmarks that need no GPU
@@ -28,18 +29,24 @@ RUNTIME := requirements.txt
 INSTALLED := $(VENV)/.installed
 endif
 
-.PHONY: serve test test-all test-tools check format docs bench bento image audit clean
+# Files that share a server run on one worker: see tests/conftest.py.
+RUN_TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+.PHONY: serve test test-all test-long test-tools check format docs bench bento image audit clean
 
 serve: $(INSTALLED)
 	$(BIN)/magenta-bento serve --port $(PORT) $(if $(TLS),--tls)
 
 test: $(VENV)/.installed-dev check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST)
+	$(RUN_TESTS) -m "not long and not tools" $(PYTEST)
 
-test-all: test
+test-all: test test-long test-tools
+
+test-long: $(VENV)/.installed-dev
+	$(RUN_TESTS) -m long $(PYTEST)
 
 test-tools: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(wildcard tests/test_demo_*.py) $(PYTEST)
+	$(RUN_TESTS) -m tools $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

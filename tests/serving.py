@@ -17,6 +17,7 @@ import requests
 
 REPOSITORY = Path(__file__).parents[1]
 SERVE = (sys.executable, "-m", "magenta_bento.cli", "serve")
+SERVE_FAKE_MODEL = (sys.executable, "-m", "bentoml", "serve", "fake_service:MagentaBento")
 COMPILE_CACHE = REPOSITORY / ".cache" / "xla"
 # Tests ask for more than one client may, and a few slots take less time to compile.
 DEFAULTS = {
@@ -81,6 +82,7 @@ def serving(
     folder: Path,
     *,
     command: Sequence[str] = SERVE,
+    fake_model: bool = False,
     cwd: Path = REPOSITORY,
     certificate: Path | None = None,
     port: int | None = None,
@@ -92,6 +94,8 @@ def serving(
     Args:
       folder: For its log and temporary files.
       command: What starts it; a port is added.
+      fake_model: Start the service of ``fake_service`` instead, which needs no JAX: for tests
+        of what a server does around its music.
       cwd: Where.
       certificate: The one it will serve TLS with, if it does.
       port: A free one if None.
@@ -104,6 +108,7 @@ def serving(
     log = folder / "server.log"
     environment = {
         **os.environ,
+        **({"PYTHONPATH": _python_path()} if fake_model else {}),
         "COMPILE_CACHE": str(COMPILE_CACHE),
         "BENTOML_DO_NOT_TRACK": "true",
         "BENTOML_HOME": str(folder / "bentoml"),
@@ -114,7 +119,7 @@ def serving(
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--port", str(port)],
+            [*(SERVE_FAKE_MODEL if fake_model else command), "--port", str(port)],
             cwd=cwd,
             env=environment,
             stdout=output,
@@ -134,6 +139,12 @@ def serving(
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def _python_path() -> str:
+    """Where a fake service finds itself, and the package that is tested."""
+    paths = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, paths))
 
 
 def free_port() -> int:

@@ -52,7 +52,7 @@ def _guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "LOG_PROMPTS": "true",
         "RATE_LIMIT_PER_HOUR": "1000",
     }
-    with serving(tmp_path_factory.mktemp("guarded"), **settings) as running:
+    with serving(tmp_path_factory.mktemp("guarded"), fake_model=True, **settings) as running:
         yield running
     log = running.log.read_text()
     assert ALICE not in log
@@ -307,7 +307,7 @@ def _limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "RATE_LIMIT_AUDIO_SECONDS_PER_HOUR": "30",
         "MAX_CONCURRENT_PER_CLIENT": "2",
     }
-    with serving(tmp_path_factory.mktemp("limited"), **settings) as running:
+    with serving(tmp_path_factory.mktemp("limited"), fake_model=True, **settings) as running:
         yield running
 
 

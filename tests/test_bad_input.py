@@ -43,6 +43,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose settings forbid much."""
     with serving(
         tmp_path_factory.mktemp("limited"),
+        fake_model=True,
         MAX_FILE_SIZE_MB="1",
         MAX_DURATION="5",
         ENABLE_METRICS="false",

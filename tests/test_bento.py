@@ -130,6 +130,7 @@ def served(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield running
 
 
+@pytest.mark.long
 def test_the_built_tag_makes_music(served: Server) -> None:
     health = requests.get(f"{served.url}/health", timeout=10).json()
     assert health["version"] == MARK
@@ -143,6 +144,7 @@ def test_the_built_tag_makes_music(served: Server) -> None:
     assert samples.any()
 
 
+@pytest.mark.long
 def test_the_built_tag_has_every_route(served: Server, server: Server) -> None:
     ours, theirs = (
         requests.get(f"{each.url}/docs.json", timeout=10).json()["paths"]
@@ -153,6 +155,7 @@ def test_the_built_tag_has_every_route(served: Server, server: Server) -> None:
         assert requests.get(f"{served.url}{page}", timeout=10).status_code == 200
 
 
+@pytest.mark.long
 def test_it_stops_cleanly(served: Server) -> None:
     """The last test: nobody is served after it."""
     assert served.stop() == 0

@@ -137,7 +137,7 @@ def test_rules_and_panels_take_a_frame_for_as_long_as_the_server_does() -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server"), **SETTINGS) as running:
+    with serving(tmp_path_factory.mktemp("server"), fake_model=True, **SETTINGS) as running:
         yield running
 
 

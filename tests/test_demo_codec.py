@@ -16,6 +16,8 @@ from magenta_bento.model.architecture import ARCHITECTURES
 from tools.demo_model.codec import decoder, loss, quantiser, transform
 from tools.demo_model.codec.tokens import Codec
 
+pytestmark = pytest.mark.tools
+
 FRAMES = 9
 LARGEST_BYTES = 5_000_000
 

@@ -22,6 +22,8 @@ from tools.demo_model import checkpoint, measures
 from tools.demo_model.lm import batches, conditions, network, objective, parameters, takes
 from tools.demo_model.lm.pieces import Pieces
 
+pytestmark = pytest.mark.tools
+
 DEMO = ARCHITECTURES["demo"]
 FRAMES = 14
 

@@ -16,7 +16,7 @@ from serving import serving
 from tools.demo_model import figures, measures
 from tools.demo_model.figures import Listener, below_200_hz, each
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 UNLIMITED = {
     "MAX_STREAMS": str(figures.AT_ONCE),

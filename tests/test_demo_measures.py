@@ -7,6 +7,8 @@ import pytest
 
 from tools.demo_model import measures
 
+pytestmark = pytest.mark.tools
+
 SECONDS = 4
 TIME_S = np.arange(SECONDS * measures.SAMPLE_RATE_HZ) / measures.SAMPLE_RATE_HZ
 HISS = np.random.RandomState(0).standard_normal(len(TIME_S))

@@ -19,6 +19,8 @@ from tools.demo_model.music.presets import PRESETS
 from tools.demo_model.music.styles import StyleHint, draw
 from tools.demo_model.music.words import PHRASES, WORDS
 
+pytestmark = pytest.mark.tools
+
 FRAMES = 100  # 4 s
 SEEDS = range(4)
 STYLES_DRAWN = 2_000

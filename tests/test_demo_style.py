@@ -18,6 +18,8 @@ from tools.demo_model.style import adapt, network, quantiser, spectrum
 from tools.demo_model.style.ear import Ear
 from tools.demo_model.style.files import files
 
+pytestmark = pytest.mark.tools
+
 PROMPTS = [
     "disco funk",
     "a jazz piano trio",

@@ -15,6 +15,8 @@ from tools.demo_model.music.piece import compose
 from tools.demo_model.music.styles import draw
 from tools.demo_model.music.words import WORDS
 
+pytestmark = pytest.mark.long
+
 RESOURCES = build.HOME / "resources" / "musiccoca"
 PROMPTS = ("drums only", "soft ambient pad", "deep bass", "bright lead", "piano solo", "techno")
 PIECES = 3

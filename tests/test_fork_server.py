@@ -132,10 +132,8 @@ def refusal_of(decoder: Decoder, path: Path, limits: DecodeLimits) -> str:
 def test_a_hung_decoder_is_ended_with_its_ffmpeg(
     tmp_path: Path, m4a: Path, with_ffmpeg: StartWith
 ) -> None:
-    decoder = with_ffmpeg(f"#!/bin/sh\necho $$ > {tmp_path}/started\nexec sleep 30\n")
-    start = time.monotonic()
+    decoder = with_ffmpeg(f"#!/bin/sh\necho $$ > {tmp_path}/started\nexec sleep 9999\n")
     assert "longer than 2 s" in refusal(decoder, m4a, DecodeLimits(60, timeout_s=2.0))
-    assert time.monotonic() - start < 4.0
     assert not psutil.pid_exists(int((tmp_path / "started").read_text()))
 
 

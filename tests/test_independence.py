@@ -185,6 +185,7 @@ def test_inactive_rows_stand_still(demo_model: JaxModel, alone: Codes) -> None:
     assert steps > 5
 
 
+@pytest.mark.long
 def test_in_bfloat16_a_row_depends_on_its_neighbours_no_more(half: JaxModel) -> None:
     """At one batch size; other sizes may round otherwise."""
     wanted = solo(half, 4, 11, styled(5))

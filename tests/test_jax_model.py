@@ -185,6 +185,7 @@ def test_in_a_batch_it_plays_what_the_stock_system_plays(
         assert_within_one_step(played[row].pcm, wanted.pcm)
 
 
+@pytest.mark.long
 def test_with_the_codec_rewritten_it_is_the_same_within_one_step(
     demo_model: JaxModel, stock: list[Played]
 ) -> None:

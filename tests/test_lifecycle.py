@@ -62,7 +62,7 @@ def test_a_checkpoint_that_does_not_load_ends_the_server(tmp_path: Path) -> None
 
 
 def test_sigterm_lets_running_music_finish_and_refuses_more(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_STREAMS="1") as server:
+    with serving(tmp_path, fake_model=True, MAX_STREAMS="1") as server:
         body = {"prompt": "a long goodbye", "duration": 60, "format": "wav"}
         answers = []
         asking = threading.Thread(
@@ -83,7 +83,7 @@ def test_sigterm_lets_running_music_finish_and_refuses_more(tmp_path: Path) -> N
 
 def test_music_is_cut_when_the_grace_period_ends(tmp_path: Path) -> None:
     settings = {"SHUTDOWN_GRACE_S": "0.2", "MAX_STREAMS": "1"}
-    with serving(tmp_path, **settings) as server:
+    with serving(tmp_path, fake_model=True, **settings) as server:
         url = f"{server.url}/stream/text?prompt=endless&duration=0&format=pcm"
         with requests.get(url, stream=True, timeout=60) as answer:
             chunks = answer.iter_content(4096)
@@ -98,7 +98,7 @@ def test_music_is_cut_when_the_grace_period_ends(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_started_again(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_STREAMS="1") as server:
+    with serving(tmp_path, fake_model=True, MAX_STREAMS="1") as server:
         workers = psutil.Process(server.process.pid).children(recursive=True)
         worker = next(w for w in workers if "_bentoml_impl.worker" in " ".join(w.cmdline()))
         worker.kill()

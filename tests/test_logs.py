@@ -108,7 +108,7 @@ def _quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "RATE_LIMIT_PER_HOUR": "100000",
         "RATE_LIMIT_STORAGE": "redis://:password-of-redis@127.0.0.1:1",
     }
-    with serving(tmp_path_factory.mktemp("quiet"), **settings) as running:
+    with serving(tmp_path_factory.mktemp("quiet"), fake_model=True, **settings) as running:
         yield running
 
 
@@ -341,7 +341,7 @@ def test_every_line_of_the_worker_is_an_object(quiet: Server) -> None:
 @pytest.fixture(name="talkative", scope="module")
 def _talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"LOG_PROMPTS": "true", "MAX_STREAMS": "1", "MAGENTA_MODEL": "demo"}
-    with serving(tmp_path_factory.mktemp("talkative"), **settings) as running:
+    with serving(tmp_path_factory.mktemp("talkative"), fake_model=True, **settings) as running:
         yield running
 
 

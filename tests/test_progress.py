@@ -245,7 +245,7 @@ OTHER = {"X-Forwarded-For": "198.51.100.7"}
 def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that plays one stream at a time."""
     settings = {"MAX_STREAMS": "1", "MAX_DURATION": "600", "TRUSTED_PROXIES": "127.0.0.1"}
-    with serving(tmp_path_factory.mktemp("progress"), **settings) as running:
+    with serving(tmp_path_factory.mktemp("progress"), fake_model=True, **settings) as running:
         yield running
 
 

@@ -30,7 +30,7 @@ KEYS = {name: f"{name}-has-a-long-key-0123456789" for name in ("limits", "jobs",
 START_S = 30
 BYTES_PER_S = 48_000 * 4
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Fleet:
         stack = ExitStack()
         folder = self.folder / f"{number} at {time.monotonic()}"
         folder.mkdir()
-        server = serving(folder, port=port, healthy=False, **self.settings)
+        server = serving(folder, port=port, healthy=False, fake_model=True, **self.settings)
         self.replicas[number:number] = [stack.enter_context(server)]
         self._running[number:number] = [stack]
 

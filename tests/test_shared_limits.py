@@ -41,8 +41,8 @@ def _pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         }
         folder = tmp_path_factory.mktemp
         with (
-            serving(folder("one"), **settings) as one,
-            serving(folder("other"), **settings) as other,
+            serving(folder("one"), fake_model=True, **settings) as one,
+            serving(folder("other"), fake_model=True, **settings) as other,
         ):
             yield Pair((one, other), redis)
 

@@ -18,6 +18,8 @@ from bench.flood import flood
 from bench.hostile_clients import unread_responses
 from bench.monitor import Resources
 
+pytestmark = pytest.mark.long
+
 CLIENTS = 16
 REQUESTS = 200
 IDLE_TIMEOUT_S = 60
@@ -83,7 +85,7 @@ async def test_two_hundred_requests_leave_nothing(tmp_path: Path) -> None:
 @pytest.fixture(scope="module", name="guarded")
 def _guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {"ENABLE_AUTH": "true", "API_KEYS": f"soak:{KEY}", "REFUSALS_PER_SECOND": "0"}
-    with serving(tmp_path_factory.mktemp("guarded"), **settings) as running:
+    with serving(tmp_path_factory.mktemp("guarded"), fake_model=True, **settings) as running:
         yield running
 
 

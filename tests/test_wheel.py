@@ -89,6 +89,7 @@ def test_it_is_what_runs(installed: Installed, tmp_path: Path) -> None:
     ] * 2
 
 
+@pytest.mark.long
 def test_it_makes_music(served: Server) -> None:
     assert requests.get(f"{served.url}/health", timeout=10).json()["version"] == __version__
     body = {"prompt": "funk", "duration": 0.4, "format": "wav"}
@@ -97,5 +98,6 @@ def test_it_makes_music(served: Server) -> None:
     assert len(answer.content) > 0.4 * 48_000 * 4
 
 
+@pytest.mark.long
 def test_its_pages_are_there(served: Server) -> None:
     assert requests.get(f"{served.url}/docs", timeout=10).status_code == 200

@@ -85,7 +85,9 @@ def _host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         temp = writes / "temp"
         temp.mkdir(parents=True)
         settings = {"MAX_STREAMS": "1", "BENTOML_HOME": str(writes / "bentoml")}
-        running = stack.enter_context(serving(folder, TMPDIR=str(temp), **settings))
+        running = stack.enter_context(
+            serving(folder, fake_model=True, TMPDIR=str(temp), **settings)
+        )
         running.temp = temp
         yield Host(running, disk)
 

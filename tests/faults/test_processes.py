@@ -22,7 +22,7 @@ PIECE_S = 20
 @contextmanager
 def begun(folder: Path, **settings: str) -> Iterator[tuple[Server, psutil.Process]]:
     """A server whose worker answers, though it may be loading; nothing of it is left."""
-    with serving(folder, healthy=False, MAX_STREAMS="1", **settings) as server:
+    with serving(folder, healthy=False, fake_model=True, MAX_STREAMS="1", **settings) as server:
         until(lambda: answers(server))
         worker = worker_of(server)
         try:
@@ -61,7 +61,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_a_second_sigterm_hurries_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_STREAMS="1") as server:
+    with serving(tmp_path, fake_model=True, MAX_STREAMS="1") as server:
         worker = worker_of(server)
         body = {"prompt": "a long goodbye", "duration": PIECE_S, "format": "wav"}
         replies: list[requests.Response] = []

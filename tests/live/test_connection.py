@@ -30,7 +30,7 @@ from starlette.middleware import Middleware
 from magenta_bento.access.control import AccessControl
 from magenta_bento.config import Settings
 from magenta_bento.errors import NotReady
-from magenta_bento.live import connection, door
+from magenta_bento.live import connection, protocol
 from magenta_bento.metrics import Metrics
 from magenta_bento.web import sockets
 from magenta_bento.web.access_log import AccessLogMiddleware
@@ -217,7 +217,7 @@ async def test_a_server_that_is_not_ready_says_so(one: Place, path: str) -> None
 
 
 async def test_who_says_nothing_is_left(one: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "IDLE_S", 0.2)
+    monkeypatch.setattr(protocol, "IDLE_S", 0.2)
     async with jam_at(one.url) as jam:
         assert await jam.closed() == (1001, "nothing was played or asked for 0.2 seconds")
     async with jam_at(one.url) as jam:
@@ -231,7 +231,7 @@ async def test_who_says_nothing_is_left(one: Place, monkeypatch: pytest.MonkeyPa
 async def test_who_listens_and_says_nothing_is_not_left(
     one: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "IDLE_S", 0.05)
+    monkeypatch.setattr(protocol, "IDLE_S", 0.05)
     async with jam_at(one.url) as jam:
         await jam.start(lead_ms=400)
         await jam.hear(50)

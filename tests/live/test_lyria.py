@@ -330,6 +330,7 @@ def check(heard: dict[str, Any], **config: Any) -> None:
     assert told == config
 
 
+@pytest.mark.long
 def test_the_python_sdk_makes_music(tmp_path: Path) -> None:
     with serving_tls(tmp_path) as (server, certificate):
         program = Path(__file__).with_name("genai_client.py")
@@ -359,6 +360,7 @@ def node() -> str:
     return found
 
 
+@pytest.mark.long
 def test_the_javascript_sdk_makes_music(server: Server, node: str) -> None:
     command = [node, str(JS / "lyria.mjs"), server.url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -10,6 +10,8 @@ import pytest
 import websockets
 from serving import Server
 
+pytestmark = pytest.mark.long
+
 OFFLINE = 24  # three times the slots: the others wait in the queue
 SECONDS = 6
 HELD_S = 1.0  # of live music at most, on its way from the engine to the client

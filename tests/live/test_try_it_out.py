@@ -10,6 +10,8 @@ from chromium import NAMES, Tab, tab
 from programs import program
 from serving import Server
 
+pytestmark = pytest.mark.long
+
 OPERATIONS = {
     "Generate": ["generate_text", "generate_blend"],
     "Stream": ["stream_blend", "stream_text_by_query", "stream_blend_by_query"],
