@@ -4,7 +4,7 @@
     python -m bench.uploads --music 600       # so many seconds of music, in each format
     python -m bench.uploads --files 50000     # so many damaged files, sent to a real server
 
-1. A second of sound is decoded by workers that the nursery forks, and by processes that are
+1. A second of sound is decoded by workers that the fork server forks, and by processes that are
    started for it and do the same: wall and processor time. The two take turns.
 2. Long pieces must decode within the bounds that cut off what is hostile.
 3. Damaged files (``tests/upload_mutations.py``) go to /embed/audio and /prompts/audio, a few at
@@ -44,7 +44,7 @@ CLIENTS = 3  # one more than decode at once, so that one always waits
 PATIENCE_S = 60.0
 LOOK_EVERY = 100  # files
 TELL_EVERY = 5_000  # files
-NURSERY = "magenta_bento.audio.nursery"
+FORK_SERVER = "magenta_bento.audio.fork_server"
 WORKER = "_bentoml_impl.worker"
 MUSIC = ("mp3", "wav", "flac", "vorbis", "opus", "m4a", "alac", "adts", "ogg-flac")
 BATCH = 20  # uploads; the kernel counts processor time in hundredths of a second
@@ -71,10 +71,10 @@ def costs(rounds: int) -> tuple[list[Cost], list[Cost]]:
     by_fork, by_process = [], []
     with TemporaryFile() as sound, closing(Decoder()) as decoder:
         soundfile.write(sound, np.zeros((48_000, 2), np.float32), 48_000, format="WAV")
-        (nursery,) = psutil.Process().children()
+        (fork_server,) = psutil.Process().children()
 
         def forked_s() -> float:
-            return float(sum(nursery.cpu_times()[:4]))
+            return float(sum(fork_server.cpu_times()[:4]))
 
         def waited_for_s() -> float:
             spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -120,7 +120,7 @@ class Answers:
       wrong: Answers that should not be.
       seconds: From the first file to the last answer.
       resident_bytes: Every ``LOOK_EVERY`` files: how many there were, and the server's and the
-        nursery's memory.
+        fork server's memory.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -188,12 +188,12 @@ def processes(server: Server) -> list[psutil.Process]:
 
 
 def resident_bytes(server: Server) -> tuple[int, int]:
-    """Of the process that serves, and of its nursery."""
-    worker, nursery = (
+    """Of the process that serves, and of its fork server."""
+    worker, fork_server = (
         next(p for p in processes(server) if role in " ".join(p.cmdline()))
-        for role in (WORKER, NURSERY)
+        for role in (WORKER, FORK_SERVER)
     )
-    return worker.memory_info().rss, nursery.memory_info().rss
+    return worker.memory_info().rss, fork_server.memory_info().rss
 
 
 def left_behind(server: Server) -> list[Path]:
@@ -214,7 +214,7 @@ def report_costs(rounds: int) -> None:
 
 
 def report_music(seconds: float) -> None:
-    limits = DecodeLimits.of(seconds)
+    limits = DecodeLimits.for_seconds(seconds)
     # Noise that swells: as costly for a decoder as music is, or more.
     source = f"anoisesrc=c=pink:a=0.3:r=48000:d={seconds},tremolo=f=2"
     print(
@@ -222,13 +222,13 @@ def report_music(seconds: float) -> None:
     )
     print("| format | MB | wall, s | processor, s |\n|---|---|---|---|")
     with TemporaryDirectory() as folder, closing(Decoder()) as decoder:
-        (nursery,) = psutil.Process().children()
+        (fork_server,) = psutil.Process().children()
         for name in MUSIC:
             path = encoded(Path(folder), name, source)
-            wall_s, cpu_s = time.perf_counter(), sum(nursery.cpu_times()[:4])
+            wall_s, cpu_s = time.perf_counter(), sum(fork_server.cpu_times()[:4])
             with path.open("rb") as file:
                 decoder.decode(file, limits)
-            wall_s, cpu_s = time.perf_counter() - wall_s, sum(nursery.cpu_times()[:4]) - cpu_s
+            wall_s, cpu_s = time.perf_counter() - wall_s, sum(fork_server.cpu_times()[:4]) - cpu_s
             print(f"| {name} | {path.stat().st_size / 1e6:.0f} | {wall_s:.2f} | {cpu_s:.2f} |")
             path.unlink()
 
@@ -242,7 +242,7 @@ def report_storm(files: int, first: int) -> None:
         took_s = np.array([took for took, _ in answers.took_s])
         slowest_s, slowest = max(answers.took_s)
         p50, p99 = np.percentile(took_s, (50, 99))
-        growth, nursery_growth = answers.growth_bytes()
+        growth, fork_server_growth = answers.growth_bytes()
         print(f"{date.today()}, files {first} to {first + files - 1}, {answers.seconds:.0f} s")
         print(f"answers: {dict(sorted(answers.statuses.items()))}, {dict(answers.types)}")
         print(
@@ -251,7 +251,7 @@ def report_storm(files: int, first: int) -> None:
         )
         print(
             f"memory: {answers.resident_bytes[-1][1] >> 20} MiB, {growth:+.1f} bytes a file;"
-            f" nursery {answers.resident_bytes[-1][2] >> 20} MiB, {nursery_growth:+.1f}"
+            f" fork server {answers.resident_bytes[-1][2] >> 20} MiB, {fork_server_growth:+.1f}"
         )
         print(f"left: {len(left)} processes, {len(left_behind(server))} files")
         print(f"wrong: {len(answers.wrong)}", *answers.wrong[:20], sep="\n")

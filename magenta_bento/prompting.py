@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 from cachetools import TTLCache
 from prometheus_client import Counter, Gauge
 
-from magenta_bento.audio.decode import Decoded, Decoder
+from magenta_bento.audio.decode import DecodedAudio, Decoder
 from magenta_bento.audio.limits import DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 from magenta_bento.metrics import Metrics
@@ -141,7 +141,7 @@ class Prompter:
     def __init__(self, styles: StyleEncoder, max_upload_seconds: float, metrics: Metrics) -> None:
         self._styles = styles
         self._metrics = metrics
-        self._limits = DecodeLimits.of(max_upload_seconds)
+        self._limits = DecodeLimits.for_seconds(max_upload_seconds)
         self._decoder = Decoder()
         self._uploads = WorkerPool(
             "upload",
@@ -196,7 +196,7 @@ class Prompter:
 
         return await self._uploads.run(embed)
 
-    def _decoded(self, file: BinaryIO) -> Decoded:
+    def _decoded(self, file: BinaryIO) -> DecodedAudio:
         with tempfile.TemporaryFile() as ours:  # the request's is closed when that ends
             shutil.copyfileobj(file, ours)
             ours.flush()

@@ -25,7 +25,7 @@ from decoding import assert_idle, decode_upload, shared_decoder, spent_s
 from hostile_audio import HOSTILE, LITTERED, MOST_BYTES, box
 
 from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, check_chunks
-from magenta_bento.audio.decode import Decoded, DecodeLimits
+from magenta_bento.audio.decode import DecodedAudio, DecodeLimits
 from magenta_bento.audio.encode import encode, make_encoder
 from magenta_bento.audio.formats import AudioFormat
 from magenta_bento.audio.limits import MAX_CHANNELS, MAX_SAMPLE
@@ -58,7 +58,7 @@ BY_FFMPEG = {
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """After every test: no temporary file, and no process but the nursery."""
+    """After every test: no temporary file, and no process but the fork server."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(home))
@@ -83,7 +83,7 @@ def refused(path: Path, limits: DecodeLimits = LIMITS) -> InvalidInput:
     return caught.value
 
 
-def assert_tone(decoded: Decoded, seconds: float, channels: int, slack_s: float = 0.0) -> None:
+def assert_tone(decoded: DecodedAudio, seconds: float, channels: int, slack_s: float = 0.0) -> None:
     samples, rate = decoded.samples, decoded.sample_rate_hz
     assert samples.dtype == np.float32
     assert samples.shape[1] == channels
@@ -334,7 +334,7 @@ def test_hostile_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(HOSTILE[name](tmp_path))
     assert path.stat().st_size <= MOST_BYTES
-    refused(path, DecodeLimits.of(600))
+    refused(path, DecodeLimits.for_seconds(600))
 
 
 @pytest.mark.parametrize("name", LITTERED)
@@ -343,15 +343,15 @@ def test_littered_files(name: str, tmp_path: Path) -> None:
     path.write_bytes(LITTERED[name](tmp_path))
     assert path.stat().st_size <= MOST_BYTES
     with cheaply(), suppress(InvalidInput):
-        decoded = decode_upload(path, DecodeLimits.of(600))
+        decoded = decode_upload(path, DecodeLimits.for_seconds(600))
         assert 0.8 < len(decoded.samples) / decoded.sample_rate_hz <= 600
 
 
 @pytest.mark.parametrize("seconds", [600, 3_600])
 def test_limits_grow_with_the_audio_that_is_let_in(seconds: int) -> None:
-    limits = DecodeLimits.of(seconds)
+    limits = DecodeLimits.for_seconds(seconds)
     assert (limits.cpu_s, limits.timeout_s) == (seconds / 150, seconds / 60)
-    assert DecodeLimits.of(1) == DecodeLimits(1)
+    assert DecodeLimits.for_seconds(1) == DecodeLimits(1)
 
 
 @pytest.mark.parametrize("kind", ["wav", "RIFX", "mp4", "mp4 of 64 bits"])

@@ -1,8 +1,8 @@
 """An upload -> float32 samples, decoded where it can do no harm.
 
 A decoder is a large parser written in C, fed by strangers. It runs in a process of its own, a
-worker (:mod:`magenta_bento.audio.decode_worker`) that a nursery has forked
-(:mod:`magenta_bento.audio.nursery`), with bounds on time, memory, files and seconds of audio,
+worker (:mod:`magenta_bento.audio.decode_worker`) that a fork server has forked
+(:mod:`magenta_bento.audio.fork_server`), with bounds on time, memory, files and seconds of audio,
 without this process's environment, and in a session of its own, so that one signal ends it
 together with its ffmpeg. What a worker says is a stranger's word too, and is checked.
 
@@ -34,24 +34,24 @@ from magenta_bento.audio.decode_worker import TOO_COSTLY
 from magenta_bento.audio.limits import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded, UndecodableAudio
 
-__all__ = ["DecodeLimits", "Decoded", "Decoder"]
+__all__ = ["DecodeLimits", "DecodedAudio", "Decoder"]
 
 _log = logging.getLogger(__name__)
 
-_ATTEMPTS = 2  # a nursery may end, and is not the file's fault; two in a row are the host's
-_KILL_S = 1.0  # for the nursery to kill a worker, wait for it and say so
+_ATTEMPTS = 2  # a fork server may end, and is not the file's fault; two in a row are the host's
+_KILL_S = 1.0  # for the fork server to kill a worker, wait for it and say so
 _RETRY_AFTER_S = 1
 _MESSAGE_BYTES = 4_096
 _TAIL_BYTES = 2_000
 _BROKE = "the decoder broke on this file: it is damaged or not audio"
-_COMMAND = (sys.executable, "-P", "-m", "magenta_bento.audio.nursery")
+_COMMAND = (sys.executable, "-P", "-m", "magenta_bento.audio.fork_server")
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
-# What Python and ffmpeg need to start. Anything else, a token above all, is not the nursery's.
+# What Python and ffmpeg need to start. Anything else, a token above all, is not the fork server's.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "IMAGEIO_FFMPEG_EXE")
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedAudio:
     """Audio as it was in the file.
 
     Attributes:
@@ -66,7 +66,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class _Told:
-    """What came of an order: a worker's verdict, and the nursery's word on how it ended."""
+    """What came of an order: a worker's verdict, and the fork server's word on how it ended."""
 
     verdict: bytes
     exit_status: int | None
@@ -76,15 +76,15 @@ class _Told:
 class Decoder:
     """Decodes uploads, several at once if several threads call it.
 
-    It starts its nursery at once, and a new one whenever that has ended.
+    It starts its fork server at once, and a new one whenever that has ended.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the two below, and the order of orders
-        self._nursery: _Nursery | None = _Nursery()
+        self._fork_server: _ForkServer | None = _ForkServer()
         self._closed = False
 
-    def decode(self, file: BinaryIO, limits: DecodeLimits) -> Decoded:
+    def decode(self, file: BinaryIO, limits: DecodeLimits) -> DecodedAudio:
         """Decodes an open file: MP3, WAV, FLAC, OGG (Vorbis or Opus), M4A or AAC.
 
         Blocks for at most a little over ``limits.timeout_s``; call it in a worker thread. A file
@@ -106,7 +106,7 @@ class Decoder:
                 with ours:
                     with theirs:
                         given = (file.fileno(), theirs.fileno(), complaints.fileno())
-                        nursery = self._order(limits, [*given, samples.fileno()])
+                        fork_server = self._order(limits, [*given, samples.fileno()])
                     told = _listen(ours, limits.timeout_s)
                 if told.exit_status is not None:
                     if refusal := _refusal(told, limits, complaints):
@@ -114,39 +114,39 @@ class Decoder:
                     samples.seek(0)
                     return _understood(told.verdict, samples)
                 with self._lock:
-                    nursery.kill()  # or it is dead already
+                    fork_server.kill()  # or it is dead already
         raise Overloaded("the host has no process to decode in", retry_after_s=_RETRY_AFTER_S)
 
     def close(self) -> None:
-        """Ends the nursery, and with it every decoding that still runs."""
+        """Ends the fork server, and with it every decoding that still runs."""
         with self._lock:
             self._closed = True
-            nursery, self._nursery = self._nursery, None
-        if nursery is not None:
-            nursery.close()
+            fork_server, self._fork_server = self._fork_server, None
+        if fork_server is not None:
+            fork_server.close()
 
-    def _order(self, limits: DecodeLimits, descriptors: list[int]) -> _Nursery:
-        """Has a worker forked; returns the nursery that was told to."""
+    def _order(self, limits: DecodeLimits, descriptors: list[int]) -> _ForkServer:
+        """Has a worker forked; returns the fork server that was told to."""
         order = json.dumps(asdict(limits)).encode()
         with self._lock:
             if self._closed:
                 raise NotReady.shutting_down()
-            if self._nursery is not None and self._nursery.send(order, descriptors):
-                return self._nursery
-            _log.warning("the nursery has ended: another one is started")
-            if self._nursery is not None:
-                self._nursery.kill()
-            self._nursery = _Nursery()
-            self._nursery.send(order, descriptors)
-            return self._nursery
+            if self._fork_server is not None and self._fork_server.send(order, descriptors):
+                return self._fork_server
+            _log.warning("the fork server has ended: another one is started")
+            if self._fork_server is not None:
+                self._fork_server.kill()
+            self._fork_server = _ForkServer()
+            self._fork_server.send(order, descriptors)
+            return self._fork_server
 
 
-class _Nursery:
-    """This end of a nursery's process."""
+class _ForkServer:
+    """This end of a fork server's process."""
 
     def __init__(self) -> None:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._orders.settimeout(_KILL_S)  # it is never full while the nursery is well
+        self._orders.settimeout(_KILL_S)  # it is never full while the fork server is well
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603
                 _COMMAND,
@@ -158,7 +158,7 @@ class _Nursery:
             )
 
     def send(self, order: bytes, descriptors: list[int]) -> bool:
-        """Sends one order; False if the nursery has ended."""
+        """Sends one order; False if the fork server has ended."""
         if self._process.poll() is not None:
             return False
         try:
@@ -193,7 +193,7 @@ def _listen(channel: socket.socket, timeout_s: float) -> _Told:
             if timed_out:
                 return _Told(verdict, None, timed_out)
             timed_out = True
-            channel.shutdown(socket.SHUT_WR)  # has the nursery kill the worker
+            channel.shutdown(socket.SHUT_WR)  # has the fork server kill the worker
             deadline = time.monotonic() + _KILL_S
             continue
         if not message:
@@ -202,7 +202,7 @@ def _listen(channel: socket.socket, timeout_s: float) -> _Told:
 
 
 def _exit_status(message: bytes) -> int | None:
-    """The nursery's last word; None if it ended before it could say it."""
+    """The fork server's last word; None if it ended before it could say it."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return int(json.loads(message)["exit"])
     return None
@@ -220,7 +220,7 @@ def _refusal(told: _Told, limits: DecodeLimits, complaints: BinaryIO) -> Undecod
     return None
 
 
-def _understood(verdict: bytes, samples: BinaryIO) -> Decoded:
+def _understood(verdict: bytes, samples: BinaryIO) -> DecodedAudio:
     """What a worker says it has decoded, checked, for it may be another's by now."""
     try:
         said = json.loads(verdict)
@@ -238,7 +238,7 @@ def _understood(verdict: bytes, samples: BinaryIO) -> Decoded:
     in_bounds = MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ and 1 <= channels <= MAX_CHANNELS
     if not (in_bounds and len(decoded)):
         raise UndecodableAudio(_BROKE)
-    return Decoded(decoded, rate_hz)
+    return DecodedAudio(decoded, rate_hz)
 
 
 def _tail(file: BinaryIO) -> str:

@@ -1,6 +1,6 @@
 """What a worker does with one upload; it may be killed at any moment.
 
-The nursery has forked it (:mod:`magenta_bento.audio.nursery`), with four open descriptors:
+The fork server has forked it (:mod:`magenta_bento.audio.fork_server`), with four open descriptors:
 the upload, where the verdict goes, where complaints go, and where the samples go.
 
 1. Bind this process by resource limits, which ffmpeg inherits.
@@ -30,7 +30,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from magenta_bento.audio import confine
+from magenta_bento.audio import sandbox
 from magenta_bento.audio.chunks import check_chunks
 from magenta_bento.audio.limits import (
     MAX_CHANNELS,
@@ -62,7 +62,7 @@ Floats = NDArray[np.float32]  # float32 [T, C]
 def main(order: bytes) -> None:
     """Decodes by the limits in ``order`` and sends the verdict."""
     limits = DecodeLimits(**json.loads(order))
-    confine.bind(limits, os.fstat(UPLOAD).st_size)
+    sandbox.limit_resources(limits, os.fstat(UPLOAD).st_size)
     try:
         with open(UPLOAD, "rb") as upload, open(SAMPLES, "wb") as out:  # noqa: PTH123
             rate_hz, samples, channels = _decode(upload, out, limits)
@@ -181,7 +181,9 @@ def _wav_by_ffmpeg(kind: Kind, limits: DecodeLimits) -> bytes:
         ffmpeg_command(kind.value, limits),
         stdin=UPLOAD,
         stdout=subprocess.PIPE,
-        preexec_fn=lambda: confine.die_with(worker),  # sound, for this process has one thread
+        preexec_fn=lambda: sandbox.die_with_parent(
+            worker
+        ),  # sound, for this process has one thread
     ) as ffmpeg:
         wav = cast("BinaryIO", ffmpeg.stdout).read(most)
         if len(wav) == most:

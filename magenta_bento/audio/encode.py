@@ -19,7 +19,7 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
-from magenta_bento.audio.pcm import Pcm, RawEncoder, WavEncoder, WholeWavEncoder
+from magenta_bento.audio.pcm import Pcm, RawEncoder, WavEncoder, WavFileEncoder
 from magenta_bento.audio.sndfile import MP3_LEVEL, Codec, LibsndfileEncoder
 from magenta_bento.audio.tags import Tags
 
@@ -62,7 +62,7 @@ def make_encoder(
     """
     _check_bitrate(mp3_bitrate_kbps)
     if format is AudioFormat.wav:
-        return WavEncoder(tags, samples=None) if streamed else WholeWavEncoder(tags)
+        return WavEncoder(tags, samples=None) if streamed else WavFileEncoder(tags)
     return LibsndfileEncoder(_FILE_CODECS[format], tags, mp3_bitrate_kbps, streamed)
 
 

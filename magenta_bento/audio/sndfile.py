@@ -13,7 +13,7 @@ import soundfile
 
 from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from magenta_bento.audio.ogg import SerialFilter
-from magenta_bento.audio.pcm import Pcm, checked
+from magenta_bento.audio.pcm import Pcm, require_stereo_int16
 from magenta_bento.audio.tags import Tags, id3v2
 from magenta_bento.errors import GenerationFailed
 
@@ -45,8 +45,8 @@ class LibsndfileEncoder:
         # was in memory: noise, different each time (libsndfile pull request 1106).
         self._as_float = codec is Codec.mp3
         self._filter: Callable[[bytes], bytes] = bytes
-        self._before = b""  # bytes that go out before libsndfile's
-        self._to_drop = 0  # bytes of libsndfile's that do not go out
+        self._prefix = b""  # bytes that go out before libsndfile's
+        self._bytes_to_drop = 0  # bytes of libsndfile's that do not go out
         options: dict[str, object]
         if codec is Codec.mp3:
             options = {
@@ -55,10 +55,10 @@ class LibsndfileEncoder:
                 "bitrate_mode": "CONSTANT",
                 "compression_level": MP3_LEVEL[kbps],
             }
-            self._before = id3v2(tags)
+            self._prefix = id3v2(tags)
             # LAME begins with an empty frame and mends it, at the end, into the Info header
             # with the length. A stream can't go back, and would play the frame as silence.
-            self._to_drop = 3 * kbps if streamed else 0  # bytes of a frame at 48 kHz
+            self._bytes_to_drop = 3 * kbps if streamed else 0  # bytes of a frame at 48 kHz
         elif codec is Codec.flac:
             options = {"format": "FLAC", "subtype": "PCM_16"}
         elif codec is Codec.vorbis:
@@ -72,7 +72,7 @@ class LibsndfileEncoder:
                 self._sink, "w", SAMPLE_RATE_HZ, CHANNELS, closefd=False, **options
             )
             if codec is not Codec.mp3:  # libsndfile's ID3 is not UTF-8
-                for name, text in tags.cleaned().items():
+                for name, text in tags.clean_fields().items():
                     setattr(self._file, name, text)
             if codec is Codec.opus:
                 _set_page_latency(self._file, _OPUS_PAGE_MS)
@@ -80,7 +80,7 @@ class LibsndfileEncoder:
             raise GenerationFailed(f"the {codec} encoder did not start: {error}") from error
 
     def feed(self, pcm: Pcm) -> bytes:
-        pcm = checked(pcm)
+        pcm = require_stereo_int16(pcm)
         try:
             # A frame at a time: libsndfile's Vorbis writer overflows the stack on one huge write,
             # and libvorbis begins otherwise with other first writes, whole or streamed.
@@ -99,11 +99,11 @@ class LibsndfileEncoder:
         return self._ready()
 
     def _ready(self) -> bytes:
-        made = self._sink.take()
-        dropped = min(self._to_drop, len(made))
-        self._to_drop -= dropped
-        before, self._before = self._before, b""
-        return before + self._filter(made[dropped:])
+        encoded = self._sink.take()
+        dropped = min(self._bytes_to_drop, len(encoded))
+        self._bytes_to_drop -= dropped
+        prefix, self._prefix = self._prefix, b""
+        return prefix + self._filter(encoded[dropped:])
 
 
 class _Sink:
@@ -113,31 +113,31 @@ class _Sink:
     """
 
     def __init__(self) -> None:
-        self._kept = bytearray()
-        self._taken = 0  # bytes that are gone from the front
-        self._at = 0  # where the next write goes, from the very beginning
+        self._buffer = bytearray()
+        self._buffer_start = 0  # bytes that are gone from the front
+        self._position = 0  # where the next write goes, from the very beginning
 
     def write(self, data: bytes) -> int:
-        offset = self._at - self._taken
+        offset = self._position - self._buffer_start
         if offset >= 0:
-            self._kept[offset : offset + len(data)] = data
-        self._at += len(data)
+            self._buffer[offset : offset + len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        origin = (0, self._at, self._taken + len(self._kept))[whence]
-        self._at = origin + offset
-        return self._at
+        origin = (0, self._position, self._buffer_start + len(self._buffer))[whence]
+        self._position = origin + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def take(self) -> bytes:
         """The bytes since the last call."""
-        made = bytes(self._kept)
-        self._taken += len(made)
-        self._kept.clear()
-        return made
+        data = bytes(self._buffer)
+        self._buffer_start += len(data)
+        self._buffer.clear()
+        return data
 
 
 def _set_page_latency(file: soundfile.SoundFile, milliseconds: float) -> None:

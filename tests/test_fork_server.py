@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from audio_files import by_ffmpeg, by_libsndfile, ffmpeg, tone
-from decoding import all_gone, assert_idle, decode_upload, nursery_of
+from decoding import all_gone, assert_idle, decode_upload, fork_server_of
 from hostile_audio import FTYP, box, replace_box
 
 from magenta_bento.audio import decode, decode_worker
@@ -68,14 +68,14 @@ def _with_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[St
     with contextlib.ExitStack() as stack:
 
         def start(body: str) -> Decoder:
-            script = tmp_path / "nursery.py"
+            script = tmp_path / "fork_server.py"
             lines = [
                 "import json, os, signal, sys, time",
-                "from magenta_bento.audio import decode_worker, nursery",
+                "from magenta_bento.audio import decode_worker, fork_server",
                 "def _decode(upload, out, limits):",
                 *(f"    {line}" for line in body.splitlines()),
                 "decode_worker._decode = _decode",
-                "nursery.main()",
+                "fork_server.main()",
             ]
             script.write_text("\n".join(lines))
             monkeypatch.setattr(decode, "_COMMAND", (sys.executable, str(script)))
@@ -98,14 +98,14 @@ def refusal(decoder: Decoder, path: Path, limits: DecodeLimits = LIMITS) -> str:
     return caught.value.message
 
 
-def test_one_nursery_serves_many_uploads_at_once(tmp_path: Path, wav: Path) -> None:
+def test_one_fork_server_serves_many_uploads_at_once(tmp_path: Path, wav: Path) -> None:
     with contextlib.closing(Decoder()) as decoder:
-        nursery = nursery_of(decoder)
+        fork_server = fork_server_of(decoder)
         with ThreadPoolExecutor(8) as pool:
             jobs = [pool.submit(decode_upload, wav, LIMITS, decoder) for _ in range(64)]
             assert {job.result().samples.shape for job in jobs} == {(24_000, 2)}
-        assert nursery_of(decoder) == nursery
-        assert nursery.num_threads() == 1
+        assert fork_server_of(decoder) == fork_server
+        assert fork_server.num_threads() == 1
         assert_idle(decoder)
 
 
@@ -249,15 +249,15 @@ def test_a_worker_that_lies_about_its_samples(
     assert "the decoder broke" in refusal(decoder, wav)
 
 
-def test_a_nursery_that_was_killed_is_started_again(wav: Path) -> None:
+def test_a_fork_server_that_was_killed_is_started_again(wav: Path) -> None:
     with contextlib.closing(Decoder()) as decoder:
         for _ in range(3):
             with all_gone(decoder):
-                nursery_of(decoder).kill()
+                fork_server_of(decoder).kill()
                 assert len(decode_upload(wav, LIMITS, decoder).samples) == 24_000
 
 
-def test_a_nursery_that_is_killed_while_it_serves(
+def test_a_fork_server_that_is_killed_while_it_serves(
     tmp_path: Path, m4a: Path, with_ffmpeg: StartWith
 ) -> None:
     """Its worker and ffmpeg end with it; the upload is decoded by the next one."""
@@ -268,21 +268,21 @@ def test_a_nursery_that_is_killed_while_it_serves(
         job = pool.submit(refusal, decoder, m4a)
         until((tmp_path / "started").exists)
         with all_gone(decoder):
-            nursery_of(decoder).kill()
+            fork_server_of(decoder).kill()
         assert "no audio that decodes" in job.result()
 
 
-def test_a_nursery_that_hangs_is_replaced(wav: Path) -> None:
+def test_a_fork_server_that_hangs_is_replaced(wav: Path) -> None:
     with contextlib.closing(Decoder()) as decoder:
-        nursery = nursery_of(decoder)
+        fork_server = fork_server_of(decoder)
         decode_upload(wav, LIMITS, decoder)
-        nursery.suspend()
+        fork_server.suspend()
         assert len(decode_upload(wav, DecodeLimits(60, timeout_s=1), decoder).samples) == 24_000
-        assert nursery_of(decoder) != nursery
-        assert not nursery.is_running()
+        assert fork_server_of(decoder) != fork_server
+        assert not fork_server.is_running()
 
 
-def test_no_nursery_at_all(monkeypatch: pytest.MonkeyPatch, wav: Path) -> None:
+def test_no_fork_server_at_all(monkeypatch: pytest.MonkeyPatch, wav: Path) -> None:
     monkeypatch.setattr(decode, "_COMMAND", ("/bin/false",))
     with contextlib.closing(Decoder()) as decoder, pytest.raises(Overloaded) as caught:
         decode_upload(wav, LIMITS, decoder)
@@ -317,7 +317,7 @@ def test_a_server_that_is_killed_takes_all_along(
     server = psutil.Popen([sys.executable, "-c", code, str(m4a)])
     until((tmp_path / "started").exists)
     started = server.children(recursive=True)
-    assert len(started) >= 3  # the nursery, its worker, ffmpeg
+    assert len(started) >= 3  # the fork server, its worker, ffmpeg
     server.kill()
     server.wait()
     until(lambda: not any(process.is_running() for process in started))
@@ -375,7 +375,7 @@ def _spied(
         )
         job = pool.submit(refusal, decoder, m4a)
         until((tmp_path / "spied").exists)
-        (worker,) = nursery_of(decoder).children()
+        (worker,) = fork_server_of(decoder).children()
         descriptors = [fd.resolve() for fd in Path(f"/proc/{worker.pid}/fd").iterdir()]
         environment = worker.environ()
         (tmp_path / "seen").touch()

@@ -1,6 +1,6 @@
 """The process that forks a worker for each upload, and never reads an upload itself.
 
-    python -m magenta_bento.audio.nursery      # the orders come through its standard input
+    python -m magenta_bento.audio.fork_server      # the orders come through its standard input
 
 To start Python and import numpy costs a few tenths of a second of processor; to fork a process
 that has done both costs a few milliseconds. This process has one thread, so that a fork is
@@ -31,18 +31,18 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
-from magenta_bento.audio import confine, decode_worker
+from magenta_bento.audio import decode_worker, sandbox
 
 ORDER_BYTES = 4_096
 _KEPT_FREE = decode_worker.DESCRIPTORS  # descriptors below have a meaning to a worker
-_OPEN_FILES = 1_024  # more than a nursery has: five, and one for each worker
+_OPEN_FILES = 1_024  # more than a fork server has: five, and one for each worker
 
 
-class Nursery:
-    """See the module.
+class ForkServer:
+    """Forks a worker for each order, tells how each worker ended, and leaves none behind.
 
     Args:
-      orders: A socket that keeps the bounds of messages.
+      orders: A socket that keeps the bounds of messages; each message is one order.
     """
 
     def __init__(self, orders: socket.socket) -> None:
@@ -83,15 +83,15 @@ class Nursery:
         if not order:
             return False
         verdict = os.dup(descriptors[decode_worker.VERDICT])
-        nursery = os.getpid()
+        fork_server = os.getpid()
         try:
             worker = os.fork()
         except OSError as error:
-            print(f"the nursery can't fork: {error}", file=sys.stderr, flush=True)
+            print(f"the fork server can't fork: {error}", file=sys.stderr, flush=True)
             os.close(verdict)  # an end without an exit status
         else:
             if worker == 0:
-                _work(order, descriptors, nursery)
+                _work(order, descriptors, fork_server)
             self._verdicts[worker] = verdict
             self._selector.register(verdict, selectors.EVENT_READ, worker)
         for descriptor in descriptors:
@@ -144,20 +144,20 @@ def _kill(worker: int) -> None:
             os.kill(worker, signal.SIGKILL)
 
 
-def _work(order: bytes, descriptors: list[int], nursery: int) -> NoReturn:
+def _work(order: bytes, descriptors: list[int], fork_server: int) -> NoReturn:
     """What the forked process does; it never returns."""
     exit_status = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        # Its own descriptors and no others: those of the nursery lead to other uploads.
+        # Its own descriptors and no others: those of the fork server lead to other uploads.
         for place, descriptor in enumerate(
             [fcntl.fcntl(given, fcntl.F_DUPFD, _KEPT_FREE) for given in descriptors]
         ):
             os.dup2(descriptor, place)
         os.closerange(_KEPT_FREE, _OPEN_FILES)
-        confine.die_with(nursery)
+        sandbox.die_with_parent(fork_server)
         decode_worker.main(order)
         exit_status = 0
     except BaseException:
@@ -172,8 +172,8 @@ def main() -> None:
         warnings.simplefilter("ignore")  # pydub warns when ffmpeg is not on PATH
         import pydub  # noqa: F401
     decode_worker.ffmpeg_exe()
-    confine.isolate()
-    Nursery(socket.socket(fileno=sys.stdin.fileno())).run()
+    sandbox.isolate()
+    ForkServer(socket.socket(fileno=sys.stdin.fileno())).run()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What a process that decodes strangers' files may not do.
 
-:func:`isolate` is for the nursery, once, and holds for all that it forks; :func:`bind` is for
-each worker. What the kernel permits is taken, for hosts differ; what does not depend on the
-host is the resource limits, the death of a worker with its nursery, and that no privilege is
-ever gained.
+:func:`isolate` is for the fork server, once, and holds for all that it forks;
+:func:`limit_resources` is for each worker. What the kernel permits is taken, for hosts differ;
+what does not depend on the host is the resource limits, the death of a worker with its fork
+server, and that no privilege is ever gained.
 
-Where user namespaces are permitted, the nursery and its workers have one of their own, and a
+Where user namespaces are permitted, the fork server and its workers have one of their own, and a
 network namespace without an interface in it: whatever a broken decoder tries, it reaches
 neither a host nor a local port, and it can't read this server's environment in /proc or trace
 it. Elsewhere what keeps decoders off the network is what they are told (``decode_worker``).
@@ -42,20 +42,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def isolate() -> None:
     """Cuts this process, which has one thread, and all it will fork off from what is outside."""
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # An ffmpeg whose worker died comes to the nursery, which waits for it: no zombies.
+    # An ffmpeg whose worker died comes to the fork server, which waits for it: no zombies.
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         _libc.unshare(_CLONE_NEWNET)  # what root may do in some containers
 
 
-def die_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Has the kernel kill this process when its parent, a process id, ends; survives an exec."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before that
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def bind(limits: DecodeLimits, input_bytes: int) -> None:
+def limit_resources(limits: DecodeLimits, input_bytes: int) -> None:
     """Sets a worker's resource limits, which its ffmpeg inherits."""
     bounds = {
         resource.RLIMIT_CPU: limits.cpu_s,
