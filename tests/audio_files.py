@@ -14,6 +14,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from magenta_bento.audio.encode import make_file_encoder
+from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.tags import Tags
+
 TONE_HZ = 440.0
 
 
@@ -37,6 +41,14 @@ def loudest_hz(samples: NDArray[np.float32], rate_hz: int) -> float:
     """The frequency with the most energy in float32 [T]."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.argmax(spectrum) * rate_hz / len(samples))
+
+
+def file_bytes(
+    format: AudioFormat, pcm: NDArray[np.int16], tags: Tags, mp3_bitrate_kbps: int = 256
+) -> bytes:
+    """What ``/generate`` answers with for these samples, int16 [N, 2]."""
+    encoder = make_file_encoder(format, tags, mp3_bitrate_kbps)
+    return encoder.feed(pcm) + encoder.finish()
 
 
 def by_libsndfile(

@@ -251,8 +251,8 @@ def test_wav_is_16_bit(server: Server) -> None:
     assert soundfile.info(io.BytesIO(text(server).content)).subtype == "PCM_16"
 
 
-def test_ogg_is_vorbis(server: Server) -> None:
-    assert soundfile.info(io.BytesIO(text(server, format="ogg").content)).subtype == "VORBIS"
+def test_ogg_holds_opus(server: Server) -> None:
+    assert soundfile.info(io.BytesIO(text(server, format="ogg").content)).subtype == "OPUS"
 
 
 # Headers and tags

@@ -14,6 +14,7 @@ from audio_files import (
     TONE_HZ,
     by_ffmpeg,
     by_libsndfile,
+    file_bytes,
     id3_picture,
     loudest_hz,
     silent_flac,
@@ -26,8 +27,8 @@ from hostile_audio import HOSTILE, LITTERED, MOST_BYTES, box
 
 from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, check_chunks
 from magenta_bento.audio.decode import DecodedAudio, DecodeLimits
-from magenta_bento.audio.encode import encode, make_encoder
-from magenta_bento.audio.formats import AudioFormat
+from magenta_bento.audio.encode import make_stream_encoder
+from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.audio.limits import MAX_CHANNELS, MAX_SAMPLE
 from magenta_bento.audio.sniff import Kind, sniff
 from magenta_bento.audio.tags import Tags
@@ -133,13 +134,18 @@ def test_ffmpeg_keeps_samples_and_channels_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", AudioFormat)
-def test_our_own_files_and_streams_come_back(format: AudioFormat, tmp_path: Path) -> None:
-    whole, stream = tmp_path / "whole", tmp_path / "stream"
-    whole.write_bytes(encode(format, tone_pcm(48_000), Tags("t"), 256))
-    encoder = make_encoder(format, Tags("t"), 256, streamed=True)
-    stream.write_bytes(encoder.feed(tone_pcm(48_000)) + encoder.finish())
-    assert len(decode_upload(whole, LIMITS).samples) == 48_000
-    assert len(decode_upload(stream, LIMITS).samples) == pytest.approx(48_000, abs=3_500)
+def test_our_own_files_come_back(format: AudioFormat, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(file_bytes(format, tone_pcm(48_000), Tags("t")))
+    assert len(decode_upload(path, LIMITS).samples) == 48_000
+
+
+@pytest.mark.parametrize("format", ["mp3", "wav", "ogg"])
+def test_our_own_streams_come_back(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    encoder = make_stream_encoder(StreamFormat(format), Tags("t"), mp3_bitrate_kbps=256)
+    path.write_bytes(encoder.feed(tone_pcm(48_000)) + encoder.finish())
+    assert len(decode_upload(path, LIMITS).samples) == pytest.approx(48_000, abs=3_500)
 
 
 @pytest.mark.parametrize("name", ["mp3", "ogg", "flac", "wav", "adts"])
@@ -148,7 +154,7 @@ def test_a_file_that_was_cut_gives_what_decodes(name: str, tmp_path: Path) -> No
     if name == "adts":
         by_ffmpeg(path, tone(8), 48_000, *BY_FFMPEG["adts"])
     else:
-        path.write_bytes(encode(AudioFormat(name), tone_pcm(8 * 48_000), Tags("t"), 256))
+        path.write_bytes(file_bytes(AudioFormat(name), tone_pcm(8 * 48_000), Tags("t")))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     decoded = decode_upload(path, LIMITS)
     assert 3 < len(decoded.samples) / 48_000 < 5
@@ -157,7 +163,7 @@ def test_a_file_that_was_cut_gives_what_decodes(name: str, tmp_path: Path) -> No
 
 def test_mp3_that_starts_in_the_middle_of_a_frame(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_bytes(encode(AudioFormat.mp3, tone_pcm(96_000), Tags(), 256)[5_000:])
+    path.write_bytes(file_bytes(AudioFormat.mp3, tone_pcm(96_000), Tags())[5_000:])
     assert 1.5 < len(decode_upload(path, LIMITS).samples) / 48_000 < 2.1
 
 
@@ -232,7 +238,7 @@ def test_zero_samples(name: str, tmp_path: Path) -> None:
     elif name == "flac":  # libsndfile leaves an empty file
         by_ffmpeg(path, tone(0), 48_000, "-c:a", "flac", "-f", "flac")
     else:
-        path.write_bytes(encode(AudioFormat(name), tone_pcm(0), Tags(), 256))
+        path.write_bytes(file_bytes(AudioFormat(name), tone_pcm(0), Tags()))
     assert "no audio" in refused(path).message
 
 

@@ -1,6 +1,6 @@
 """PCM frames -> bytes of an audio file, whole or as a stream, behind one interface.
 
-    encoder = make_stream_encoder(format, tags, kbps, samples=None)
+    encoder = make_stream_encoder(StreamFormat.ogg, tags)
     for pcm in frames: send(encoder.feed(pcm))
     send(encoder.finish())
 
@@ -20,15 +20,16 @@ from typing import Protocol
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.audio.pcm import Pcm, RawEncoder, WavEncoder, WavFileEncoder
-from magenta_bento.audio.sndfile import MP3_LEVEL, Codec, LibsndfileEncoder
+from magenta_bento.audio.sndfile import Codec, LibsndfileEncoder
 from magenta_bento.audio.tags import Tags
 
-_FILE_CODECS = {
+_CODECS = {
     AudioFormat.mp3: Codec.mp3,
     AudioFormat.flac: Codec.flac,
-    AudioFormat.ogg: Codec.vorbis,
+    AudioFormat.ogg: Codec.opus,
+    StreamFormat.mp3: Codec.mp3,
+    StreamFormat.ogg: Codec.opus,
 }
-_STREAM_CODECS = {StreamFormat.mp3: Codec.mp3, StreamFormat.ogg: Codec.opus}
 
 
 class Encoder(Protocol):
@@ -45,67 +46,48 @@ class Encoder(Protocol):
         """Returns what is left. Call once, after the last ``feed``."""
 
 
-def make_encoder(
-    format: AudioFormat, tags: Tags, mp3_bitrate_kbps: int, *, streamed: bool
-) -> Encoder:
-    """An encoder for one piece.
+def make_file_encoder(format: AudioFormat, tags: Tags, mp3_bitrate_kbps: int) -> Encoder:
+    """An encoder that keeps all bytes for ``finish``, so that the header is true.
 
     Args:
       format: The file format.
       tags: Written at the front of the file.
-      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s.
-      streamed: True sends bytes as they come, with a header of unknown length; False keeps
-        all bytes for ``finish``, with a true header.
+      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s; other formats
+        have none to choose.
 
     Raises:
-      ValueError: A bit rate that is not offered.
+      GenerationFailed: The codec did not start.
+      ValueError: A bit rate of MP3 that is not offered.
     """
-    _check_bitrate(mp3_bitrate_kbps)
     if format is AudioFormat.wav:
-        return WavEncoder(tags, samples=None) if streamed else WavFileEncoder(tags)
-    return LibsndfileEncoder(_FILE_CODECS[format], tags, mp3_bitrate_kbps, streamed)
+        return WavFileEncoder(tags)
+    return LibsndfileEncoder(_CODECS[format], tags, mp3_bitrate_kbps, streamed=False)
 
 
 def make_stream_encoder(
-    format: StreamFormat, tags: Tags, mp3_bitrate_kbps: int, samples: int | None
+    format: StreamFormat,
+    tags: Tags,
+    *,
+    samples: int | None = None,
+    mp3_bitrate_kbps: int | None = None,
 ) -> Encoder:
     """An encoder whose bytes leave as they come.
 
     Args:
       format: The stream format.
       tags: Written at the front, where the format has a place for them.
-      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s.
-      samples: How many will be fed, for the header of a WAV; None if nobody knows.
+      samples: How many per channel will be fed, for the header of a WAV; None if nobody knows.
+      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s. Only MP3 needs it.
 
     Raises:
-      GenerationFailed: So many samples do not fit into the format.
-      ValueError: A bit rate that is not offered.
+      GenerationFailed: The codec did not start, or so many samples do not fit into the format.
+      ValueError: MP3 without a bit rate that is offered.
     """
-    _check_bitrate(mp3_bitrate_kbps)
     if format is StreamFormat.pcm:
         return RawEncoder()
     if format is StreamFormat.wav:
         return WavEncoder(tags, samples)
-    return LibsndfileEncoder(_STREAM_CODECS[format], tags, mp3_bitrate_kbps, streamed=True)
-
-
-def encode(format: AudioFormat, pcm: Pcm, tags: Tags, mp3_bitrate_kbps: int) -> bytes:
-    """A finished file.
-
-    Args:
-      pcm: int16 [N, 2], N at least 1.
-
-    Raises:
-      GenerationFailed: The encoder failed, or the file would be too large for its format.
-      ValueError: A bit rate that is not offered, or an array of another shape or type.
-    """
-    encoder = make_encoder(format, tags, mp3_bitrate_kbps, streamed=False)
-    return encoder.feed(pcm) + encoder.finish()
-
-
-def _check_bitrate(mp3_bitrate_kbps: int) -> None:
-    if mp3_bitrate_kbps not in MP3_LEVEL:
-        raise ValueError(f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_bitrate_kbps}")
+    return LibsndfileEncoder(_CODECS[format], tags, mp3_bitrate_kbps, streamed=True)
 
 
 async def encode_off_loop(encoder: Encoder, pcm: Pcm, pool: Executor | None = None) -> bytes:

@@ -21,7 +21,9 @@ from magenta_bento.errors import GenerationFailed
 # that LAME rounds to that rate, kbit/s, at 48 kHz.
 MP3_LEVEL = {320: 0.05, 256: 0.19, 224: 0.33, 192: 0.44}
 _FULL_SCALE = np.float32(32_768)  # of int16, as float is -1 to 1
-_VORBIS_LEVEL = 0.4  # 1 - quality: Vorbis quality 6, about 192 kbit/s
+# Likewise, of 6 to 256 kbit/s a channel: a file gets about 192 kbit/s. A stream is left at
+# libsndfile's choice, about 128, for it has to arrive in time.
+_OPUS_FILE_LEVEL = 0.64
 _OPUS_PAGE_MS = 100.0  # libsndfile's own second would be a second of latency
 _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302  # sndfile.h
 
@@ -29,16 +31,26 @@ _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302  # sndfile.h
 class Codec(StrEnum):
     mp3 = "mp3"
     flac = "flac"
-    vorbis = "vorbis"
     opus = "opus"
 
 
 class LibsndfileEncoder:
-    """MP3, FLAC and OGG (Vorbis or Opus), written by libsndfile into a sink that streams."""
+    """MP3, FLAC and OGG (Opus), written by libsndfile into a sink that streams.
+
+    Args:
+      codec: The codec, which has one container.
+      tags: Written at the front.
+      mp3_kbps: Constant bit rate of MP3, one of ``MP3_LEVEL``; of no meaning to other codecs.
+      streamed: Whether bytes leave as they come, or all of them at the end with a true header.
+
+    Raises:
+      GenerationFailed: libsndfile did not start the codec.
+      ValueError: MP3 at a bit rate that is not offered.
+    """
 
     in_place = False
 
-    def __init__(self, codec: Codec, tags: Tags, kbps: int, streamed: bool) -> None:
+    def __init__(self, codec: Codec, tags: Tags, mp3_kbps: int | None, streamed: bool) -> None:
         self._sink = _Sink()
         self._streamed = streamed
         # libsndfile 1.2.2 copies half of an int16 buffer for MP3 and encodes, for the rest, what
@@ -49,23 +61,24 @@ class LibsndfileEncoder:
         self._bytes_to_drop = 0  # bytes of libsndfile's that do not go out
         options: dict[str, object]
         if codec is Codec.mp3:
+            if mp3_kbps not in MP3_LEVEL:
+                raise ValueError(f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_kbps}")
             options = {
                 "format": "MP3",
                 "subtype": "MPEG_LAYER_III",
                 "bitrate_mode": "CONSTANT",
-                "compression_level": MP3_LEVEL[kbps],
+                "compression_level": MP3_LEVEL[mp3_kbps],
             }
             self._prefix = id3v2(tags)
             # LAME begins with an empty frame and mends it, at the end, into the Info header
             # with the length. A stream can't go back, and would play the frame as silence.
-            self._bytes_to_drop = 3 * kbps if streamed else 0  # bytes of a frame at 48 kHz
+            self._bytes_to_drop = 3 * mp3_kbps if streamed else 0  # bytes of a frame at 48 kHz
         elif codec is Codec.flac:
             options = {"format": "FLAC", "subtype": "PCM_16"}
-        elif codec is Codec.vorbis:
-            options = {"format": "OGG", "subtype": "VORBIS", "compression_level": _VORBIS_LEVEL}
-            self._filter = SerialFilter()
         else:
             options = {"format": "OGG", "subtype": "OPUS"}
+            if not streamed:
+                options["compression_level"] = _OPUS_FILE_LEVEL
             self._filter = SerialFilter()
         try:
             self._file = soundfile.SoundFile(
@@ -74,7 +87,7 @@ class LibsndfileEncoder:
             if codec is not Codec.mp3:  # libsndfile's ID3 is not UTF-8
                 for name, text in tags.clean_fields().items():
                     setattr(self._file, name, text)
-            if codec is Codec.opus:
+            if codec is Codec.opus and streamed:
                 _set_page_latency(self._file, _OPUS_PAGE_MS)
         except soundfile.LibsndfileError as error:
             raise GenerationFailed(f"the {codec} encoder did not start: {error}") from error
@@ -82,8 +95,7 @@ class LibsndfileEncoder:
     def feed(self, pcm: Pcm) -> bytes:
         pcm = require_stereo_int16(pcm)
         try:
-            # A frame at a time: libsndfile's Vorbis writer overflows the stack on one huge write,
-            # and libvorbis begins otherwise with other first writes, whole or streamed.
+            # A frame at a time, so that libsndfile's copies stay small however much is fed.
             for start in range(0, len(pcm), FRAME_SAMPLES):
                 chunk = pcm[start : start + FRAME_SAMPLES]
                 self._file.write(chunk / _FULL_SCALE if self._as_float else chunk)

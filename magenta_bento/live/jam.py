@@ -37,7 +37,6 @@ STATS_EVERY_S = 1.0
 MAX_MESSAGE_CHARS = 9_000_000
 LONG_CHARS = 50_000  # parsing so many takes about a tenth of a millisecond
 NULLABLE = ("drums", "notes")  # null in an update leaves them to the model
-OPUS_KBPS = 192  # only MP3 has a bit rate of its own; the encoder wants one named
 
 T = TypeVar("T")
 
@@ -139,7 +138,7 @@ class Jam(LiveProtocol):
 
     async def _send_audio(self, started: messages.Started) -> None:
         encoder = make_stream_encoder(
-            StreamFormat(started.format), Tags(title="jam", artist=self._model), OPUS_KBPS, None
+            StreamFormat(started.format), Tags(title="jam", artist=self._model)
         )
         telling = asyncio.create_task(self._tell_stats())
         try:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from magenta_bento import __version__, conditioning
-from magenta_bento.audio.encode import encode_off_loop, make_encoder, make_stream_encoder
+from magenta_bento.audio.encode import encode_off_loop, make_file_encoder, make_stream_encoder
 from magenta_bento.audio.formats import (
     CHANNELS,
     FRAME_SAMPLES,
@@ -136,8 +136,7 @@ class MusicGenerator:
         stream = await self._begin(request, resolved, call, frames)
         await call.budget.charge(frames / FRAMES_PER_SECOND)
         tags = self._tags(resolved.title, stream.seed)
-        bitrate = self._settings.mp3_bitrate_kbps
-        encoder = make_encoder(request.format, tags, bitrate, streamed=False)
+        encoder = make_file_encoder(request.format, tags, self._settings.mp3_bitrate_kbps)
         async for block in stream.blocks():
             await encode_off_loop(encoder, block, self._encodes)
         if stream.phase is not Phase.FINISHED:
@@ -174,8 +173,8 @@ class MusicGenerator:
         encoder = make_stream_encoder(
             request.format,
             self._tags(resolved.title, stream.seed),
-            self._settings.mp3_bitrate_kbps,
-            None if frames is None else frames * FRAME_SAMPLES,
+            samples=None if frames is None else frames * FRAME_SAMPLES,
+            mp3_bitrate_kbps=self._settings.mp3_bitrate_kbps,
         )
         pacer = None
         if live:
