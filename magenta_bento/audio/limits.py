@@ -34,7 +34,7 @@ class DecodeLimits:
 
     Attributes:
       max_seconds: Longest audio that is taken, seconds.
-      cpu_s: Most processor time, seconds, of the decoding process, and of its ffmpeg.
+      cpu_s: Most processor time, seconds, of the decoding process.
       timeout_s: Longest wall time of the decoding process, seconds.
     """
 
@@ -56,5 +56,5 @@ class DecodeLimits:
 
     @property
     def memory_bytes(self) -> int:
-        """Address space of the decoding process: libraries, and pydub's two of 16-bit PCM."""
+        """Address space of the decoding process: ffmpeg, its threads, and tables of the file."""
         return 768 * _MIB + self.max_decoded_bytes

@@ -24,7 +24,7 @@ _FULL_SCALE = np.float32(32_768)  # of int16, as float is -1 to 1
 # Likewise, of 6 to 256 kbit/s a channel: a file gets about 192 kbit/s. A stream is left at
 # libsndfile's choice, about 128, for it has to arrive in time.
 _OPUS_FILE_LEVEL = 0.64
-_OPUS_PAGE_MS = 100.0  # libsndfile's own second would be a second of latency
+_OPUS_PAGE_MS = 100.0  # libsndfile's own second is a second of latency, or lost with a cut file
 _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302  # sndfile.h
 
 
@@ -87,7 +87,7 @@ class LibsndfileEncoder:
             if codec is not Codec.mp3:  # libsndfile's ID3 is not UTF-8
                 for name, text in tags.clean_fields().items():
                     setattr(self._file, name, text)
-            if codec is Codec.opus and streamed:
+            if codec is Codec.opus:
                 _set_page_latency(self._file, _OPUS_PAGE_MS)
         except soundfile.LibsndfileError as error:
             raise GenerationFailed(f"the {codec} encoder did not start: {error}") from error
