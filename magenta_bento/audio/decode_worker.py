@@ -85,6 +85,8 @@ def _become_ffmpeg(ffmpeg: str, seconds: float, output_bytes: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAKING)
         command = ffmpeg_command(ffmpeg, kind.value, seconds, output_bytes)
         os.execv(ffmpeg, command)  # noqa: S606
+    except OSError as error:
+        print(error, file=sys.stderr, flush=True)
     finally:  # an exec does not come here
         os._exit(NO_PROCESS)
 
