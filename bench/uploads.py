@@ -142,9 +142,11 @@ def processes(server: Server) -> list[psutil.Process]:
 
 
 def resident_bytes(server: Server) -> int:
-    """Of the process that serves."""
-    worker = next(p for p in processes(server) if WORKER in " ".join(p.cmdline()))
-    return worker.memory_info().rss
+    """Of the process that serves, a child of the one that watches."""
+    children = psutil.Process(server.process.pid).children()
+    return (
+        next(child for child in children if WORKER in " ".join(child.cmdline())).memory_info().rss
+    )
 
 
 def left_behind(server: Server) -> list[Path]:
