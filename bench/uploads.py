@@ -168,7 +168,7 @@ def report_costs(rounds: int) -> None:
 
 
 def report_music(seconds: float) -> None:
-    limits = DecodeLimits.for_seconds(seconds)
+    limits = DecodeLimits.for_seconds(seconds + 1)  # encoders pad
     # Noise that swells: as costly for a decoder as music is, or more.
     source = f"anoisesrc=c=pink:a=0.3:r=48000:d={seconds},tremolo=f=2"
     print(

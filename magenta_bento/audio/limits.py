@@ -18,8 +18,8 @@ _FLOAT_BYTES = 4
 _GENEROUS_RATE_HZ = 96_000
 _GENEROUS_CHANNELS = 2
 # What is hostile has its answer after at most this: then it is killed. Music needs less: of 10
-# minutes, Opus takes 2.4 s (ffmpeg), ALAC 2.0, M4A 1.5, Vorbis 1.5, MP3 1.1, FLAC 0.9 and WAV
-# 0.3, on one of two shared x86-64 cores.
+# minutes, Opus, which takes longest, takes 2.4 s on one of two shared x86-64 cores, and on busy
+# ones 3.5 s.
 _CPU_S = 4
 _CPU_S_COVERS_S = 600.0  # seconds of audio that ``_CPU_S`` is enough for
 # Wall time is no measure of what a file costs: a machine that makes music gives a decoder less
