@@ -95,8 +95,8 @@ def test_uploads_are_decoded_beside_each_other(
     )
     limits = DecodeLimits(60, timeout_s=PATIENCE_S)
     with ThreadPoolExecutor(2) as pool:
-        told = list(pool.map(lambda _: refusal_of(decoder, m4a, limits), range(2)))
-    assert ["no audio that decodes" in message for message in told] == [True, True]
+        messages = list(pool.map(lambda _: refusal_of(decoder, m4a, limits), range(2)))
+    assert ["no audio that decodes" in message for message in messages] == [True, True]
 
 
 def refusal_of(decoder: Decoder, path: Path, limits: DecodeLimits) -> str:
@@ -431,9 +431,9 @@ def test_ffmpeg_opens_nothing_a_playlist_names(
     demuxer: str, tmp_path: Path, canary: Canary
 ) -> None:
     """Even if it were told to read one, which a worker never does."""
-    told = decode_worker.ffmpeg_command(get_ffmpeg_exe(), demuxer, 60, 1 << 20)
+    command = decode_worker.ffmpeg_command(get_ffmpeg_exe(), demuxer, 60, 1 << 20)
     trusts = {"fd,pipe": "fd,pipe,file,http,tcp,crypto,data"}
-    trusting = [trusts.get(word, word) for word in told]
+    trusting = [trusts.get(word, word) for word in command]
     trusting[trusting.index("-format_whitelist") + 1] = f"{demuxer},wav,mpegts,mov"
     if demuxer == "concat":
         trusting[1:1] = ["-safe", "0"]
@@ -446,7 +446,7 @@ def test_ffmpeg_opens_nothing_a_playlist_names(
         return done.returncode
 
     for target in (canary.url, str(canary.pipe), f"file:{canary.pipe}"):
-        assert run(told, target) != 0
+        assert run(command, target) != 0
     canary.assert_untouched()
     assert run(trusting, canary.url) != 0
     until(lambda: canary.touched)  # so the test can fail

@@ -229,10 +229,10 @@ def _read_au(output: BinaryIO, limits: DecodeLimits, claimed_s: float) -> Decode
     if not samples:
         raise UndecodableAudio("the file holds no audio: it has no samples")
     if samples > limits.max_seconds * rate_hz:
-        is_told = round(claimed_s) > limits.max_seconds  # else it is no reason that a reader sees
+        claims_more = round(claimed_s) > limits.max_seconds  # else the figure would look allowed
         raise InvalidInput(
             f"the audio must last at most {limits.max_seconds:g} s, "
-            + (f"got {claimed_s:.0f} s" if is_told else "and goes on for longer")
+            + (f"got {claimed_s:.0f} s" if claims_more else "and goes on for longer")
         )
     if samples * channels * 4 > limits.max_decoded_bytes:
         raise InvalidInput(

@@ -64,8 +64,8 @@ def limit_resources(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for limit, bound in bounds.items():
-        most = resource.getrlimit(limit)[1]
-        bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
+        hard_limit = resource.getrlimit(limit)[1]
+        bound = bound if hard_limit == resource.RLIM_INFINITY else min(bound, hard_limit)
         resource.setrlimit(limit, (bound, bound))
     # Neighbouring process ids are spread over the processors.
     cpus, first = sorted(os.sched_getaffinity(0)), os.getpid()
