@@ -1,12 +1,11 @@
 """Claims: decoding an upload costs milliseconds, and no damaged file harms the server.
 
-    python -m bench.uploads                   # what an upload costs: a fork against a new process
+    python -m bench.uploads                   # what an upload of a second costs, in each format
     python -m bench.uploads --music 600       # 600 seconds of music, in each format
     python -m bench.uploads --files 50000     # 50,000 damaged files, sent to a real server
 
-1. A second of sound is decoded by workers that the fork server forks, and by processes that are
-   started for it and do the same: wall and processor time. The two take turns.
-2. Long pieces must decode within the bounds on hostile files.
+1. A second of sound is decoded in each format, again and again: wall and processor time.
+2. Long pieces must decode within the bounds that cut off what is hostile.
 3. Damaged files (``tests/upload_mutations.py``) go to /embed/audio and /prompts/audio, a few at
    a time. Every answer must be a 200 or a 4xx in the one error shape.
 """
@@ -15,25 +14,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import httpx
 import numpy as np
 import psutil
-import soundfile
 
 from magenta_bento.audio.decode import DecodeLimits, Decoder
 from tests.serving import Server, serving
@@ -44,17 +40,8 @@ CLIENTS = 3  # one more than the decoders that run at once, so that one always w
 TIMEOUT_S = 60.0
 SAMPLE_EVERY_FILES = 100  # files
 PRINT_EVERY_FILES = 5_000  # files
-FORK_SERVER = "magenta_bento.audio.fork_server"
 WORKER = "_bentoml_impl.worker"
 MUSIC = ("mp3", "wav", "flac", "vorbis", "opus", "m4a", "alac", "adts", "ogg-flac")
-BATCH = 20  # uploads; the kernel counts processor time in hundredths of a second
-NEW_PROCESS = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-from magenta_bento.audio import decode_worker
-decode_worker.main(sys.argv[2].encode())
-"""
-
 LIMITS = DecodeLimits(60)
 
 
@@ -66,54 +53,16 @@ class Cost:
     cpu_s: float
 
 
-def costs(rounds: int) -> tuple[list[Cost], list[Cost]]:
-    """What an upload costs by fork, and by a process of its own; an entry a round."""
-    by_fork, by_process = [], []
-    with TemporaryFile() as sound, closing(Decoder()) as decoder:
-        soundfile.write(sound, np.zeros((48_000, 2), np.float32), 48_000, format="WAV")
-        (fork_server,) = psutil.Process().children()
-
-        def forked_s() -> float:
-            return float(sum(fork_server.cpu_times()[:4]))
-
-        def waited_for_s() -> float:
-            spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return spent.ru_utime + spent.ru_stime
-
-        for number in range(rounds + 1):
-            fork = _cost(lambda: decoder.decode(sound, LIMITS), forked_s)
-            process = _cost(lambda: _decode_in_new_process(sound), waited_for_s)
-            if number:  # the first round has cold caches
-                by_fork.append(fork)
-                by_process.append(process)
-    return by_fork, by_process
+def cost(decoder: Decoder, file: BinaryIO, limits: DecodeLimits) -> Cost:
+    """Of one upload, alone."""
+    wall_s, cpu_s = time.perf_counter(), _children_s()
+    decoder.decode(file, limits)
+    return Cost(time.perf_counter() - wall_s, _children_s() - cpu_s)
 
 
-def _cost(work: Callable[[], object], spent_s: Callable[[], float]) -> Cost:
-    wall_s, cpu_s = time.perf_counter(), spent_s()
-    for _ in range(BATCH):
-        work()
-    return Cost((time.perf_counter() - wall_s) / BATCH, (spent_s() - cpu_s) / BATCH)
-
-
-def _decode_in_new_process(sound: BinaryIO) -> None:
-    """Does what a worker does, in a new Python process."""
-    sound.seek(0)
-    with TemporaryFile() as samples:
-        samples_fd = samples.fileno()
-        command = [
-            sys.executable,
-            "-P",
-            "-c",
-            NEW_PROCESS,
-            str(samples_fd),
-            json.dumps(asdict(LIMITS)),
-        ]
-        verdict = subprocess.run(
-            command, stdin=sound, stdout=subprocess.PIPE, pass_fds=[samples_fd], check=True
-        ).stdout
-    if b"rate_hz" not in verdict:
-        raise RuntimeError(f"the upload was not decoded: {verdict!r}")
+def _children_s() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 @dataclass
@@ -127,7 +76,7 @@ class Answers:
       wrong: A sentence for each answer that is neither a 200 nor a well-formed 4xx.
       seconds: From the first file to the last answer.
       resident_bytes: A sample every ``SAMPLE_EVERY_FILES`` files: how many were answered, and the
-        resident memory of the server and of the fork server.
+        server's resident memory.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -135,13 +84,12 @@ class Answers:
     took_s: list[tuple[float, int]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    resident_bytes: list[tuple[int, int, int]] = field(default_factory=list)
+    resident_bytes: list[tuple[int, int]] = field(default_factory=list)
 
-    def growth_bytes(self) -> tuple[float, float]:
-        """Slopes of the lines through the second half of the memory, bytes a file."""
+    def growth_bytes(self) -> float:
+        """Slope of the line through the second half of the memory, bytes a file."""
         half = np.array(self.resident_bytes[len(self.resident_bytes) // 2 :], np.float64)
-        slopes = np.polyfit(half[:, 0], half[:, 1:], 1)[0]
-        return float(slopes[0]), float(slopes[1])
+        return float(np.polyfit(half[:, 0], half[:, 1], 1)[0])
 
 
 def send_damaged_files(server: Server, seeds: list[bytes], numbers: Iterable[int]) -> Answers:
@@ -166,7 +114,7 @@ async def _send_damaged_files(
                 _check(answers, number, answer)
                 done = len(answers.took_s)
                 if done % SAMPLE_EVERY_FILES == 0:
-                    answers.resident_bytes.append((done, *resident_bytes(server)))
+                    answers.resident_bytes.append((done, resident_bytes(server)))
                 if done % PRINT_EVERY_FILES == 0:
                     print(f"{done} files: {dict(answers.statuses)}", file=sys.stderr, flush=True)
 
@@ -196,13 +144,12 @@ def processes(server: Server) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
 
 
-def resident_bytes(server: Server) -> tuple[int, int]:
-    """The resident memory of the worker, and of its fork server."""
-    worker, fork_server = (
-        next(p for p in processes(server) if role in " ".join(p.cmdline()))
-        for role in (WORKER, FORK_SERVER)
+def resident_bytes(server: Server) -> int:
+    """Of the process that serves, a child of the one that watches."""
+    children = psutil.Process(server.process.pid).children()
+    return (
+        next(child for child in children if WORKER in " ".join(child.cmdline())).memory_info().rss
     )
-    return worker.memory_info().rss, fork_server.memory_info().rss
 
 
 def temporary_files(server: Server) -> list[Path]:
@@ -211,34 +158,33 @@ def temporary_files(server: Server) -> list[Path]:
 
 
 def report_costs(rounds: int) -> None:
-    by_fork, by_process = costs(rounds)
-    print(f"{date.today()}, 1 s of WAV, {rounds} rounds of {BATCH} uploads each")
-    print("| | wall, ms | processor, ms |\n|---|---|---|")
-    for name, found in (("a worker, forked", by_fork), ("a new process", by_process)):
-        wall_ms = 1e3 * statistics.median(cost.wall_s for cost in found)
-        cpu_ms = 1e3 * statistics.median(cost.cpu_s for cost in found)
-        print(f"| {name} | {wall_ms:.1f} | {cpu_ms:.1f} |")
-    ratios = sorted(p.cpu_s / f.cpu_s for f, p in zip(by_fork, by_process, strict=True))
-    print(f"\nprocessor, new process / fork: {', '.join(f'{r:.1f}' for r in ratios)}")
+    print(f"{date.today()}, 1 s of sound, {rounds} rounds; median")
+    print("| format | wall, ms | processor, ms |\n|---|---|---|")
+    with TemporaryDirectory() as folder, closing(Decoder()) as decoder:
+        for name in MUSIC:
+            path = encoded(Path(folder), name, "sine=frequency=440:duration=1")
+            with path.open("rb") as file:
+                found = [cost(decoder, file, LIMITS) for _ in range(rounds)]
+            wall_ms = 1e3 * statistics.median(each.wall_s for each in found)
+            cpu_ms = 1e3 * statistics.median(each.cpu_s for each in found)
+            print(f"| {name} | {wall_ms:.0f} | {cpu_ms:.0f} |")
 
 
 def report_music(seconds: float) -> None:
-    limits = DecodeLimits.of(seconds)
-    # Noise of changing level costs a decoder as much as music does, or more.
+    limits = DecodeLimits.for_seconds(seconds + 1)  # encoders pad
+    # Noise that swells: as costly for a decoder as music is, or more.
     source = f"anoisesrc=c=pink:a=0.3:r=48000:d={seconds},tremolo=f=2"
     print(
         f"{date.today()}, {seconds:g} s of stereo at 48 kHz; bound: {limits.cpu_s} s of processor"
     )
     print("| format | MB | wall, s | processor, s |\n|---|---|---|---|")
     with TemporaryDirectory() as folder, closing(Decoder()) as decoder:
-        (fork_server,) = psutil.Process().children()
         for name in MUSIC:
             path = encoded(Path(folder), name, source)
-            wall_s, cpu_s = time.perf_counter(), sum(fork_server.cpu_times()[:4])
             with path.open("rb") as file:
-                decoder.decode(file, limits)
-            wall_s, cpu_s = time.perf_counter() - wall_s, sum(fork_server.cpu_times()[:4]) - cpu_s
-            print(f"| {name} | {path.stat().st_size / 1e6:.0f} | {wall_s:.2f} | {cpu_s:.2f} |")
+                found = cost(decoder, file, limits)
+            megabytes = path.stat().st_size / 1e6
+            print(f"| {name} | {megabytes:.0f} | {found.wall_s:.2f} | {found.cpu_s:.2f} |")
             path.unlink()
 
 
@@ -251,17 +197,14 @@ def report_damaged_files(files: int, first: int) -> None:
         took_s = np.array([took for took, _ in answers.took_s])
         slowest_s, slowest = max(answers.took_s)
         p50, p99 = np.percentile(took_s, (50, 99))
-        growth, fork_server_growth = answers.growth_bytes()
+        growth = answers.growth_bytes()
         print(f"{date.today()}, files {first} to {first + files - 1}, {answers.seconds:.0f} s")
         print(f"answers: {dict(sorted(answers.statuses.items()))}, {dict(answers.types)}")
         print(
             f"time of an answer: mean {took_s.mean():.3f} s, p50 {p50:.3f} s, p99 {p99:.3f} s,"
             f" slowest {slowest_s:.2f} s (file {slowest})"
         )
-        print(
-            f"memory: {answers.resident_bytes[-1][1] >> 20} MiB, {growth:+.1f} bytes a file;"
-            f" fork server {answers.resident_bytes[-1][2] >> 20} MiB, {fork_server_growth:+.1f}"
-        )
+        print(f"memory: {answers.resident_bytes[-1][1] >> 20} MiB, {growth:+.1f} bytes a file")
         print(f"left: {len(remaining)} processes, {len(temporary_files(server))} files")
         print(f"wrong: {len(answers.wrong)}", *answers.wrong[:20], sep="\n")
 
@@ -270,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--files", type=int, help="how many damaged files to send instead")
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--music", type=float, help="how many seconds of music to decode instead")
     options = parser.parse_args()
     if options.files:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 from cachetools import TTLCache
 from prometheus_client import Counter, Gauge
 
-from magenta_bento.audio.decode import Decoded, Decoder
+from magenta_bento.audio.decode import DecodedAudio, Decoder
 from magenta_bento.audio.limits import DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 from magenta_bento.metrics import Metrics
@@ -179,7 +179,7 @@ class Prompter:
     def __init__(self, styles: StyleEncoder, max_upload_seconds: float, metrics: Metrics) -> None:
         self._styles = styles
         self._metrics = metrics
-        self._limits = DecodeLimits.of(max_upload_seconds)
+        self._limits = DecodeLimits.for_seconds(max_upload_seconds)
         self._decoder = Decoder()
         self._uploads = WorkerPool(
             "upload",
@@ -242,7 +242,7 @@ class Prompter:
 
         return await self._uploads.run(embed)
 
-    def _decoded(self, file: BinaryIO) -> Decoded:
+    def _decoded(self, file: BinaryIO) -> DecodedAudio:
         # A copy, because the request's own file is closed when a cancelled request ends.
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from magenta_bento.audio.encode import make_file_encoder
 from magenta_bento.audio.formats import AudioFormat
-from magenta_bento.audio.pcm import Pcm
 from magenta_bento.audio.tags import Tags
 
 TONE_HZ = 440.0
@@ -38,16 +37,18 @@ def tone_pcm(samples: int) -> NDArray[np.int16]:
     return (wave * 16_000).astype(np.int16)
 
 
-def encode(format: AudioFormat, pcm: Pcm, tags: Tags, mp3_bitrate_kbps: int) -> bytes:
-    """A finished file of int16 [N, 2]."""
-    encoder = make_file_encoder(format, tags, mp3_bitrate_kbps)
-    return encoder.feed(pcm) + encoder.finish()
-
-
 def loudest_hz(samples: NDArray[np.float32], rate_hz: int) -> float:
     """The frequency with the most energy in float32 [T]."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
     return float(np.argmax(spectrum) * rate_hz / len(samples))
+
+
+def file_bytes(
+    format: AudioFormat, pcm: NDArray[np.int16], tags: Tags, mp3_bitrate_kbps: int = 256
+) -> bytes:
+    """What ``/generate`` answers with for these samples, int16 [N, 2]."""
+    encoder = make_file_encoder(format, tags, mp3_bitrate_kbps)
+    return encoder.feed(pcm) + encoder.finish()
 
 
 def by_libsndfile(

@@ -1,11 +1,8 @@
-"""The decoder that tests share, and what its processes do.
-
-Invariant: there is one fork server for all tests of a process, unless a test starts its own.
-"""
+"""The decoder that tests share, and what its processes do."""
 
 from __future__ import annotations
 
-import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from magenta_bento.audio.decode import Decoded, DecodeLimits, Decoder
+from magenta_bento.audio.decode import DecodedAudio, DecodeLimits, Decoder
 
 GONE_S = 5.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @cache
@@ -26,38 +22,46 @@ def shared_decoder() -> Decoder:
     return Decoder()
 
 
-def decode_upload(path: Path, limits: DecodeLimits, decoder: Decoder | None = None) -> Decoded:
+def decode_upload(path: Path, limits: DecodeLimits, decoder: Decoder | None = None) -> DecodedAudio:
     with path.open("rb") as file:
         return (decoder or shared_decoder()).decode(file, limits)
 
 
-def fork_server_of(decoder: Decoder) -> psutil.Process:
-    fork_server = decoder._fork_server
-    assert fork_server is not None
-    return psutil.Process(fork_server._process.pid)
+def workers() -> list[psutil.Process]:
+    """This process's children that decode, and all that they have started."""
+    return [
+        process
+        for child in psutil.Process().children()
+        if is_worker(child)
+        for process in [child, *child.children(recursive=True)]
+    ]
 
 
-def spent_s(decoder: Decoder) -> float:
-    """Processor time, seconds, of a fork server and all that it has waited for."""
-    times = fork_server_of(decoder).cpu_times()
-    return float(times.user + times.system + times.children_user + times.children_system)
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "magenta_bento.audio.decode_worker" in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
 
 
-def assert_idle(decoder: Decoder) -> None:
-    """The fork server has no child, not even a zombie; what was just killed may take a moment."""
-    deadline = time.monotonic() + GONE_S
-    while left := fork_server_of(decoder).children():
-        assert time.monotonic() < deadline, f"still there: {left}"
-        time.sleep(0.02)
+def spent_s() -> float:
+    """Processor time, seconds, of all children that this process has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def assert_idle() -> None:
+    """Nothing decodes, and nothing is left of what did, not even a zombie."""
+    assert workers() == []
 
 
 @contextmanager
-def all_gone(decoder: Decoder) -> Iterator[None]:
-    """What the decoder has started before is gone soon after the block, the fork server too."""
-    fork_server = fork_server_of(decoder)
-    mine = [fork_server, *fork_server.children(recursive=True)]
+def all_gone() -> Iterator[None]:
+    """What decodes before the block is gone soon after it."""
+    processes = workers()
+    assert processes
     yield
     deadline = time.monotonic() + GONE_S
-    while left := [process for process in mine if process.is_running()]:
+    while left := [process for process in processes if process.is_running()]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.02)

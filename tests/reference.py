@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 
 from audio_files import by_ffmpeg, tone
-from decoding import decode_upload, shared_decoder, spent_s
+from decoding import decode_upload, spent_s
 
 from magenta_bento.audio.decode import DecodeLimits
 
 SECONDS = 60.0
-LIMITS = DecodeLimits.of(600)
+LIMITS = DecodeLimits.for_seconds(600)
 TRIES = 3
 
 
@@ -35,15 +35,15 @@ def _decode() -> tuple[float, float]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(_file())
         file.flush()
-        before_s, began = spent_s(shared_decoder()), time.monotonic()
+        before_s, began = spent_s(), time.monotonic()
         decode_upload(Path(file.name), LIMITS)
-        return spent_s(shared_decoder()) - before_s, time.monotonic() - began
+        return spent_s() - before_s, time.monotonic() - began
 
 
 @cache
 def reference_cpu_s() -> float:
     """Processor time, seconds, of the reference decode: the most of a few."""
-    with tempfile.NamedTemporaryFile() as file:  # the first decode starts the shared decoder
+    with tempfile.NamedTemporaryFile() as file:  # the first one has cold caches
         file.write(_file())
         file.flush()
         decode_upload(Path(file.name), LIMITS)

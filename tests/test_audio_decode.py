@@ -15,7 +15,7 @@ from audio_files import (
     TONE_HZ,
     by_ffmpeg,
     by_libsndfile,
-    encode,
+    file_bytes,
     id3_picture,
     loudest_hz,
     silent_flac,
@@ -23,11 +23,11 @@ from audio_files import (
     tone_pcm,
     wav_bytes,
 )
-from decoding import assert_idle, decode_upload, shared_decoder, spent_s
+from decoding import assert_idle, decode_upload, spent_s
 from hostile_audio import HOSTILE, LITTERED, MOST_BYTES, box
 
-from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, check_chunks
-from magenta_bento.audio.decode import Decoded, DecodeLimits
+from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, has_too_many_chunks
+from magenta_bento.audio.decode import DecodedAudio, DecodeLimits
 from magenta_bento.audio.encode import make_stream_encoder
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.audio.limits import MAX_CHANNELS, MAX_SAMPLE
@@ -61,22 +61,22 @@ BY_FFMPEG = {
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """After every test: no temporary file, and no process but the fork server."""
+    """After every test: no temporary file, and no process."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(home))
     yield
     assert list(home.iterdir()) == []
-    assert_idle(shared_decoder())
+    assert_idle()
 
 
 @contextmanager
 def cheaply() -> Iterator[None]:
     """The block takes little of a processor, whatever else this machine does."""
     reference_s = reference.reference_cpu_s()
-    before_s = spent_s(shared_decoder())
+    before_s = spent_s()
     yield
-    assert spent_s(shared_decoder()) - before_s < HOSTILE_DECODES * reference_s
+    assert spent_s() - before_s < HOSTILE_DECODES * reference_s
 
 
 def refused(path: Path, limits: DecodeLimits = LIMITS) -> InvalidInput:
@@ -87,7 +87,7 @@ def refused(path: Path, limits: DecodeLimits = LIMITS) -> InvalidInput:
     return caught.value
 
 
-def assert_tone(decoded: Decoded, seconds: float, channels: int, slack_s: float = 0.0) -> None:
+def assert_tone(decoded: DecodedAudio, seconds: float, channels: int, slack_s: float = 0.0) -> None:
     samples, rate = decoded.samples, decoded.sample_rate_hz
     assert samples.dtype == np.float32
     assert samples.shape[1] == channels
@@ -100,7 +100,8 @@ def assert_tone(decoded: Decoded, seconds: float, channels: int, slack_s: float 
 @pytest.mark.parametrize(("format", "subtype"), BY_LIBSNDFILE)
 def test_libsndfile_formats(format: str, subtype: str, tmp_path: Path) -> None:
     path = by_libsndfile(tmp_path / "upload.bin", tone(1.0), 48_000, format, subtype)
-    slack_s = 0.03 if "ADPCM" in subtype else 0.0  # whole blocks only
+    # ADPCM has whole blocks only, and ffmpeg's Vorbis decoder begins a quarter of a block late.
+    slack_s = 0.03 if "ADPCM" in subtype else 0.01 if subtype == "VORBIS" else 0.0
     assert_tone(decode_upload(path, LIMITS), 1.0, 2, slack_s)
 
 
@@ -138,15 +139,15 @@ def test_ffmpeg_keeps_samples_and_channels_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", AudioFormat)
 def test_our_own_files_come_back(format: AudioFormat, tmp_path: Path) -> None:
-    path = tmp_path / "whole"
-    path.write_bytes(encode(format, tone_pcm(48_000), Tags("t"), 256))
+    path = tmp_path / "a"
+    path.write_bytes(file_bytes(format, tone_pcm(48_000), Tags("t")))
     assert len(decode_upload(path, LIMITS).samples) == 48_000
 
 
-@pytest.mark.parametrize("format", [StreamFormat.mp3, StreamFormat.wav, StreamFormat.ogg])
-def test_our_own_streams_come_back(format: StreamFormat, tmp_path: Path) -> None:
-    path = tmp_path / "stream"
-    encoder = make_stream_encoder(format, Tags("t"), mp3_bitrate_kbps=256)
+@pytest.mark.parametrize("format", ["mp3", "wav", "ogg"])
+def test_our_own_streams_come_back(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    encoder = make_stream_encoder(StreamFormat(format), Tags("t"), mp3_bitrate_kbps=256)
     path.write_bytes(encoder.feed(tone_pcm(48_000)) + encoder.finish())
     assert len(decode_upload(path, LIMITS).samples) == pytest.approx(48_000, abs=3_500)
 
@@ -157,16 +158,44 @@ def test_a_file_that_was_cut_gives_what_decodes(name: str, tmp_path: Path) -> No
     if name == "adts":
         by_ffmpeg(path, tone(8), 48_000, *BY_FFMPEG["adts"])
     else:
-        path.write_bytes(encode(AudioFormat(name), tone_pcm(8 * 48_000), Tags("t"), 256))
+        path.write_bytes(file_bytes(AudioFormat(name), tone_pcm(8 * 48_000), Tags("t")))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     decoded = decode_upload(path, LIMITS)
     assert 3 < len(decoded.samples) / 48_000 < 5
     assert loudest_hz(decoded.samples[:, 0], 48_000) == pytest.approx(TONE_HZ, abs=3)
 
 
+def joined(folder: Path, options: tuple[str, ...]) -> bytes:
+    """Two files of 2 s, one after the other: a chain of two links, for OGG."""
+    return 2 * by_ffmpeg(folder / "part", tone(2.0), 48_000, *options).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["mp3-vbr", "mp3-bare", "ogg-opus", "ogg-flac", "adts"])
+def test_all_of_a_joined_file_is_decoded(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(joined(tmp_path, BY_FFMPEG[name]))
+    assert_tone(decode_upload(path, LIMITS), 4.0, 2, slack_s=0.1)
+
+
+def test_all_of_an_mp3_whose_bit_rate_varies_without_a_header(tmp_path: Path) -> None:
+    """Its first frames are so short that a guess from them is far off."""
+    sound = tone(8.0)
+    sound[: 4 * 48_000] = 0
+    options = ("-c:a", "libmp3lame", "-q:a", "0", "-write_xing", "0", "-f", "mp3")
+    path = by_ffmpeg(tmp_path / "a", sound, 48_000, *options)
+    assert len(decode_upload(path, LIMITS).samples) / 48_000 == pytest.approx(8.0, abs=0.1)
+
+
+def test_wav_whose_header_says_it_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    data = (tone(1.0, channels=1) * 32_767).astype("<i2").tobytes()
+    path.write_bytes(wav_bytes(data, claimed_bytes=0))
+    assert_tone(decode_upload(path, LIMITS), 1.0, 1)
+
+
 def test_mp3_that_starts_in_the_middle_of_a_frame(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    path.write_bytes(encode(AudioFormat.mp3, tone_pcm(96_000), Tags(), 256)[5_000:])
+    path.write_bytes(file_bytes(AudioFormat.mp3, tone_pcm(96_000), Tags())[5_000:])
     assert 1.5 < len(decode_upload(path, LIMITS).samples) / 48_000 < 2.1
 
 
@@ -241,7 +270,7 @@ def test_zero_samples(name: str, tmp_path: Path) -> None:
     elif name == "flac":  # libsndfile leaves an empty file
         by_ffmpeg(path, tone(0), 48_000, "-c:a", "flac", "-f", "flac")
     else:
-        path.write_bytes(encode(AudioFormat(name), tone_pcm(0), Tags(), 256))
+        path.write_bytes(file_bytes(AudioFormat(name), tone_pcm(0), Tags()))
     assert "no audio" in refused(path).message
 
 
@@ -280,13 +309,19 @@ def test_rates_out_of_bounds(rate_hz: int, tmp_path: Path) -> None:
     assert str(rate_hz) in message
 
 
-@pytest.mark.parametrize("channels", [9, 64, 1_024])
+@pytest.mark.parametrize("channels", [9, 64])
 def test_too_many_channels(channels: int, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(wav_bytes(bytes(channels * 200), channels=channels))
     message = refused(path).message
     assert f"1 to {MAX_CHANNELS}" in message
     assert str(channels) in message
+
+
+def test_more_channels_than_ffmpeg_has_names_for(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(wav_bytes(bytes(1_024 * 200), channels=1_024))
+    assert isinstance(refused(path), UndecodableAudio)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +378,7 @@ def test_hostile_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(HOSTILE[name](tmp_path))
     assert path.stat().st_size <= MOST_BYTES
-    refused(path, DecodeLimits.of(600))
+    refused(path, DecodeLimits.for_seconds(600))
 
 
 @pytest.mark.parametrize("name", LITTERED)
@@ -352,15 +387,15 @@ def test_littered_files(name: str, tmp_path: Path) -> None:
     path.write_bytes(LITTERED[name](tmp_path))
     assert path.stat().st_size <= MOST_BYTES
     with cheaply(), suppress(InvalidInput):
-        decoded = decode_upload(path, DecodeLimits.of(600))
+        decoded = decode_upload(path, DecodeLimits.for_seconds(600))
         assert 0.8 < len(decoded.samples) / decoded.sample_rate_hz <= 600
 
 
 @pytest.mark.parametrize("seconds", [600, 3_600])
 def test_limits_grow_with_the_audio_that_is_let_in(seconds: int) -> None:
-    limits = DecodeLimits.of(seconds)
+    limits = DecodeLimits.for_seconds(seconds)
     assert (limits.cpu_s, limits.timeout_s) == (seconds / 150, seconds / 60)
-    assert DecodeLimits.of(1) == DecodeLimits(1)
+    assert DecodeLimits.for_seconds(1) == DecodeLimits(1)
 
 
 @pytest.mark.parametrize("kind", ["wav", "RIFX", "mp4", "mp4 of 64 bits"])
@@ -374,10 +409,9 @@ def test_an_honest_number_of_chunks_passes(kind: str) -> None:
         "mp4 of 64 bits": [b"", b"\0\0\0\1free" + struct.pack(">Q", 19) + bytes(3), MAX_MP4_BOXES],
     }
     front, piece, most = pieces[kind]
-    of = Kind.mp4 if "mp4" in kind else Kind.wav
-    check_chunks(io.BytesIO(front + piece * most), of)
-    with pytest.raises(UndecodableAudio, match=f"may have {most} "):
-        check_chunks(io.BytesIO(front + piece * (most + 1)), of)
+    container = Kind.mp4 if "mp4" in kind else Kind.wav
+    assert not has_too_many_chunks(io.BytesIO(front + piece * most), container)
+    assert has_too_many_chunks(io.BytesIO(front + piece * (most + 1)), container)
 
 
 def test_sniff_tells_adts_from_mp3(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fake_model import until
 from prometheus_client import CollectorRegistry
 
 from magenta_bento import prompting
-from magenta_bento.audio.decode import Decoded, DecodeLimits
+from magenta_bento.audio.decode import DecodedAudio, DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 from magenta_bento.logs import request_id
 from magenta_bento.metrics import Metrics
@@ -42,13 +42,13 @@ class Slow:
         self.closed = False
         self.request_ids: list[str] = []
 
-    def decode(self, file: BinaryIO, limits: DecodeLimits) -> Decoded:
+    def decode(self, file: BinaryIO, limits: DecodeLimits) -> DecodedAudio:
         file.seek(0)
         self.began.append(file.read())
         self.go.wait()
         if self.error is not None:
             raise self.error
-        return Decoded(np.zeros((10, 2), np.float32), 48_000)
+        return DecodedAudio(np.zeros((10, 2), np.float32), 48_000)
 
     def embed_audio(self, *_: Any) -> Any:
         return STYLE

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import requests
 from audio_files import by_ffmpeg, by_libsndfile, tone
@@ -18,7 +17,6 @@ from reference import as_fast_as, reference_s
 from serving import Server, serving
 
 from bench.uploads import (
-    FORK_SERVER,
     Answers,
     processes,
     resident_bytes,
@@ -32,7 +30,6 @@ from tests.upload_mutations import make_seeds, mutated
 CROWDS = [(100, 50), pytest.param(2_000, 300, marks=pytest.mark.long)]
 ANSWER_DECODES = 15  # no answer takes longer than this many decodes of an honest minute
 GROWTH_BYTES = 40_000_000  # a clip that stays would be 4 MB for each of a few hundred
-FORK_SERVER_GROWTH_BYTES = 2_000_000
 # One of each kind: a bomb, an endless header, a claim, and a number out of bounds.
 SENT = [
     "flac: a long silence",
@@ -90,9 +87,9 @@ def test_damaged_files(files: int, warm_up: int, place: Server, seeds: list[byte
     decoded = metric(place, "decode_seconds_count")
     send_damaged_files(place, seeds, range(-warm_up, 0))
     pids = {process.pid for process in processes(place)}
-    before, fork_server_before = resident_bytes(place)
+    before = resident_bytes(place)
     answers: Answers = send_damaged_files(place, seeds, range(files))
-    after, fork_server_after = resident_bytes(place)
+    after = resident_bytes(place)
     assert answers.wrong == []
     assert sum(answers.statuses.values()) == files
     # The mutations are neither so mild that all pass nor so wild that none does.
@@ -100,7 +97,6 @@ def test_damaged_files(files: int, warm_up: int, place: Server, seeds: list[byte
     assert max(answers.took_s)[0] < ANSWER_DECODES * reference_s()
     assert_as_before(place, pids)
     assert after - before < GROWTH_BYTES
-    assert fork_server_after - fork_server_before < FORK_SERVER_GROWTH_BYTES
     assert metric(place, "decode_seconds_count") - decoded == warm_up + files
     assert metric(place, "decodes_waiting") == 0
     assert not [line for line in place.lines() if "Traceback" in line]
@@ -123,15 +119,6 @@ def test_hostile_files(name: str, place: Server, tmp_path: Path) -> None:
 def test_the_highest_rate_is_taken(place: Server, tmp_path: Path) -> None:
     path = by_libsndfile(tmp_path / "a", tone(0.5, 384_000), 384_000, "WAV", "PCM_16")
     assert send(place, path.read_bytes(), "/embed/audio").status_code == 200
-
-
-def test_a_killed_fork_server_is_not_noticed(place: Server, seeds: list[bytes]) -> None:
-    for _ in range(3):
-        (fork_server,) = (p for p in processes(place) if FORK_SERVER in " ".join(p.cmdline()))
-        fork_server.kill()
-        assert send(place, seeds[0]).status_code == 200
-    # The dead ones were waited for.
-    assert psutil.STATUS_ZOMBIE not in [process.status() for process in processes(place)]
 
 
 async def test_more_uploads_at_once_than_may_wait(place: Server, tmp_path: Path) -> None:

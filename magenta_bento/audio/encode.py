@@ -19,16 +19,17 @@ from concurrent.futures import Executor
 from typing import Protocol
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
-from magenta_bento.audio.pcm import Pcm, RawEncoder, WavEncoder, WholeWavEncoder
+from magenta_bento.audio.pcm import Pcm, RawEncoder, WavEncoder, WavFileEncoder
 from magenta_bento.audio.sndfile import Codec, LibsndfileEncoder
 from magenta_bento.audio.tags import Tags
 
-_FILE_CODECS = {
+_CODECS = {
     AudioFormat.mp3: Codec.mp3,
     AudioFormat.flac: Codec.flac,
     AudioFormat.ogg: Codec.opus,
+    StreamFormat.mp3: Codec.mp3,
+    StreamFormat.ogg: Codec.opus,
 }
-_STREAM_CODECS = {StreamFormat.mp3: Codec.mp3, StreamFormat.ogg: Codec.opus}
 
 
 class Encoder(Protocol):
@@ -46,21 +47,21 @@ class Encoder(Protocol):
 
 
 def make_file_encoder(format: AudioFormat, tags: Tags, mp3_bitrate_kbps: int) -> Encoder:
-    """An encoder that keeps all bytes for ``finish``, with a true header.
+    """An encoder that keeps all bytes for ``finish``, so that the header is true.
 
     Args:
       format: The file format.
       tags: Written at the front of the file.
-      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s.
+      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s; other formats
+        have none to choose.
 
     Raises:
-      ValueError: A bit rate that is not offered.
+      GenerationFailed: The codec did not start.
+      ValueError: A bit rate of MP3 that is not offered.
     """
     if format is AudioFormat.wav:
-        return WholeWavEncoder(tags)
-    return LibsndfileEncoder(
-        _FILE_CODECS[format], tags, streamed=False, mp3_bitrate_kbps=mp3_bitrate_kbps
-    )
+        return WavFileEncoder(tags)
+    return LibsndfileEncoder(_CODECS[format], tags, mp3_bitrate_kbps, streamed=False)
 
 
 def make_stream_encoder(
@@ -75,20 +76,18 @@ def make_stream_encoder(
     Args:
       format: The stream format.
       tags: Written at the front, where the format has a place for them.
-      samples: How many will be fed, for the header of a WAV; None if nobody knows.
-      mp3_bitrate_kbps: Constant bit rate of MP3, which alone has one: 192, 224, 256 or 320 kbit/s.
+      samples: How many per channel will be fed, for the header of a WAV; None if nobody knows.
+      mp3_bitrate_kbps: Constant bit rate of MP3: 192, 224, 256 or 320 kbit/s. Only MP3 needs it.
 
     Raises:
-      GenerationFailed: So many samples do not fit into the format.
-      ValueError: A bit rate that is not offered.
+      GenerationFailed: The codec did not start, or so many samples do not fit into the format.
+      ValueError: MP3 without a bit rate that is offered.
     """
     if format is StreamFormat.pcm:
         return RawEncoder()
     if format is StreamFormat.wav:
         return WavEncoder(tags, samples)
-    return LibsndfileEncoder(
-        _STREAM_CODECS[format], tags, streamed=True, mp3_bitrate_kbps=mp3_bitrate_kbps
-    )
+    return LibsndfileEncoder(_CODECS[format], tags, mp3_bitrate_kbps, streamed=True)
 
 
 async def encode_off_loop(encoder: Encoder, pcm: Pcm, pool: Executor | None = None) -> bytes:

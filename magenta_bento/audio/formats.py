@@ -10,10 +10,10 @@ from enum import StrEnum
 
 SAMPLE_RATE_HZ = 48_000
 CHANNELS = 2
-FRAME_SAMPLES = 1_920  # samples per channel in one frame
 FRAMES_PER_SECOND = 25
 FRAME_S = 1 / FRAMES_PER_SECOND
 FRAME_MS = 1_000 // FRAMES_PER_SECOND
+FRAME_SAMPLES = SAMPLE_RATE_HZ // FRAMES_PER_SECOND  # samples per channel in one frame: 1,920
 
 _FLOAT_NOISE_FRAMES = 1e-9  # 0.12 s * 25 is 3.0000000000000004 frames, and means 3
 

@@ -20,18 +20,18 @@ class SerialFilter:
     """Renumbers a stream of OGG pages that arrives in pieces of any size."""
 
     def __init__(self) -> None:
-        self._kept = b""
+        self._buffer = b""
 
     def __call__(self, data: bytes) -> bytes:
         """Takes the next bytes; gives those of the pages that are complete now."""
-        self._kept += data
-        done = io.BytesIO()
-        while (size := _page_bytes(self._kept)) is not None and size <= len(self._kept):
-            page = OggPage(io.BytesIO(self._kept[:size]))
+        self._buffer += data
+        pages = io.BytesIO()
+        while (size := _page_bytes(self._buffer)) is not None and size <= len(self._buffer):
+            page = OggPage(io.BytesIO(self._buffer[:size]))
             page.serial = SERIAL
-            done.write(page.write())
-            self._kept = self._kept[size:]
-        return done.getvalue()
+            pages.write(page.write())
+            self._buffer = self._buffer[size:]
+        return pages.getvalue()
 
 
 def _page_bytes(data: bytes) -> int | None:

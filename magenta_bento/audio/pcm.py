@@ -21,7 +21,7 @@ _LENGTH_UNKNOWN = 0xFFFF_FFFF
 _MAX_BYTES = 0xFFFF_FFFE
 
 
-def checked(pcm: Pcm) -> Pcm:
+def require_stereo_int16(pcm: Pcm) -> Pcm:
     """``pcm`` in C order; another type would be scaled without a word, so it is refused.
 
     Raises:
@@ -38,7 +38,7 @@ class RawEncoder:
     in_place = True
 
     def feed(self, pcm: Pcm) -> bytes:
-        return checked(pcm).astype("<i2", copy=False).tobytes()
+        return require_stereo_int16(pcm).astype("<i2", copy=False).tobytes()
 
     def finish(self) -> bytes:
         return b""
@@ -67,22 +67,22 @@ class WavEncoder:
         return header
 
 
-class WholeWavEncoder:
+class WavFileEncoder:
     """A WAV that is kept back until its length is known."""
 
     in_place = True
 
     def __init__(self, tags: Tags) -> None:
         self._tags = tags
-        self._kept: list[Pcm] = []
+        self._blocks: list[Pcm] = []
 
     def feed(self, pcm: Pcm) -> bytes:
-        self._kept.append(checked(pcm))
+        self._blocks.append(require_stereo_int16(pcm))
         return b""
 
     def finish(self) -> bytes:
-        encoder = WavEncoder(self._tags, sum(map(len, self._kept)))
-        return b"".join([*map(encoder.feed, self._kept), encoder.finish()])
+        encoder = WavEncoder(self._tags, sum(map(len, self._blocks)))
+        return b"".join([*map(encoder.feed, self._blocks), encoder.finish()])
 
 
 def _header(info: bytes, samples: int | None) -> bytes:

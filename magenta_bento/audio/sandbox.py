@@ -1,14 +1,12 @@
 """What a process that decodes strangers' files may not do.
 
-:func:`isolate` is for the fork server, once, and holds for all that it forks;
-:func:`limit_resources` is for each worker. What the kernel permits is taken, for hosts differ; what
-does not depend on the host is the resource limits, the death of a worker with its fork server, and
-that no privilege is ever gained.
+What the kernel permits is taken, for hosts differ. What does not depend on the host is the
+resource limits, the death with the parent, and that no privilege is ever gained.
 
-Where user namespaces are permitted, the fork server and its workers have one of their own, and a
-network namespace without an interface in it: whatever a broken decoder tries, it reaches
-neither a host nor a local port, and it can't read this server's environment in /proc or trace
-it. Elsewhere what keeps decoders off the network is what they are told (``decode_worker``).
+Where user namespaces are permitted, the process gets one of its own, and a network namespace
+without an interface in it: whatever a broken decoder tries, it reaches neither a host nor a
+local port, and it can't read the server's environment in /proc or trace it. Elsewhere what
+keeps decoders off the network is what they are told (``decode_worker``).
 
 Invariant: nothing here raises on a host that permits less.
 """
@@ -18,15 +16,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
 import resource
 import signal
-from pathlib import Path
-
-from magenta_bento.audio.limits import DecodeLimits
 
 _OPEN_FILES = 64
-_FILE_SLACK_BYTES = 1 << 20
 _CPUS = 2  # ffmpeg starts a thread, and reserves memory, for every one it sees
 
 # linux/prctl.h and linux/sched.h
@@ -42,7 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def isolate() -> None:
     """Cuts this process, which has one thread, and all it will fork off from what is outside."""
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # An ffmpeg whose worker died comes to the fork server, which waits for it: no zombies.
+    # What a decoder starts and leaves comes to this process, which ends it.
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         _libc.unshare(_CLONE_NEWNET)  # what root may do in some containers
@@ -55,20 +48,28 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def limit_resources(limits: DecodeLimits, input_bytes: int) -> None:
-    """Sets a worker's resource limits, which its ffmpeg inherits."""
+def limit_resources(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
+    """Bounds this process, and what it becomes by an exec.
+
+    Args:
+      cpu_s: Processor time, seconds; at its end the kernel kills the process.
+      memory_bytes: Address space.
+      file_bytes: The longest file that it may write.
+    """
     bounds = {
-        resource.RLIMIT_CPU: limits.cpu_s,
-        resource.RLIMIT_AS: limits.memory_bytes,
-        resource.RLIMIT_FSIZE: max(limits.max_decoded_bytes, input_bytes) + _FILE_SLACK_BYTES,
+        resource.RLIMIT_CPU: cpu_s,
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_FSIZE: file_bytes,
         resource.RLIMIT_NOFILE: _OPEN_FILES,
         resource.RLIMIT_CORE: 0,
     }
-    for what, bound in bounds.items():
-        most = resource.getrlimit(what)[1]
-        bound = bound if most == resource.RLIM_INFINITY else min(bound, most)
-        resource.setrlimit(what, (bound, bound))
-    cpus = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, random.sample(cpus, min(_CPUS, len(cpus))))
-    with contextlib.suppress(OSError):  # short of memory, the host should end this process first
-        Path("/proc/self/oom_score_adj").write_text("1000")
+    for limit, bound in bounds.items():
+        hard_limit = resource.getrlimit(limit)[1]
+        bound = bound if hard_limit == resource.RLIM_INFINITY else min(bound, hard_limit)
+        resource.setrlimit(limit, (bound, bound))
+    # Neighbouring process ids are spread over the processors.
+    cpus, first = sorted(os.sched_getaffinity(0)), os.getpid()
+    os.sched_setaffinity(0, {cpus[(first + n) % len(cpus)] for n in range(_CPUS)})
+    # Short of memory, the host should end this process first.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123
+        score.write("1000")

@@ -13,7 +13,7 @@ import soundfile
 
 from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from magenta_bento.audio.ogg import SerialFilter
-from magenta_bento.audio.pcm import Pcm, checked
+from magenta_bento.audio.pcm import Pcm, require_stereo_int16
 from magenta_bento.audio.tags import Tags, id3v2
 from magenta_bento.errors import GenerationFailed
 
@@ -21,7 +21,10 @@ from magenta_bento.errors import GenerationFailed
 # that LAME rounds to that rate, kbit/s, at 48 kHz.
 MP3_LEVEL = {320: 0.05, 256: 0.19, 224: 0.33, 192: 0.44}
 _FULL_SCALE = np.float32(32_768)  # of int16, as float is -1 to 1
-_OPUS_PAGE_MS = 100.0  # libsndfile's own second would be a second of latency
+# Likewise, of 6 to 256 kbit/s a channel: a file gets about 192 kbit/s. A stream is left at
+# libsndfile's choice, about 128, for it has to arrive in time.
+_OPUS_FILE_LEVEL = 0.64
+_OPUS_PAGE_MS = 100.0  # libsndfile's own second is a second of latency, or lost with a cut file
 _SFC_SET_OGG_PAGE_LATENCY_MS = 0x1302  # sndfile.h
 
 
@@ -32,60 +35,57 @@ class Codec(StrEnum):
 
 
 class LibsndfileEncoder:
-    """MP3, FLAC and Opus in OGG, written by libsndfile into a sink that streams.
+    """MP3, FLAC and OGG (Opus), written by libsndfile into a sink that streams.
 
     Args:
-      codec: What to write.
-      tags: At the front of the file.
-      streamed: Bytes leave as they come, with a header of unknown length; else they are kept until
-        ``finish``, and the header is true.
-      mp3_bitrate_kbps: Constant bit rate, kbit/s, of MP3; others have none to choose.
+      codec: The codec, which has one container.
+      tags: Written at the front.
+      mp3_kbps: Constant bit rate of MP3, one of ``MP3_LEVEL``; of no meaning to other codecs.
+      streamed: Whether bytes leave as they come, or all of them at the end with a true header.
 
     Raises:
-      GenerationFailed: libsndfile can't begin.
-      ValueError: A bit rate of MP3 that is not offered.
+      GenerationFailed: libsndfile did not start the codec.
+      ValueError: MP3 at a bit rate that is not offered.
     """
 
     in_place = False
 
-    def __init__(
-        self, codec: Codec, tags: Tags, *, streamed: bool, mp3_bitrate_kbps: int | None = None
-    ) -> None:
+    def __init__(self, codec: Codec, tags: Tags, mp3_kbps: int | None, streamed: bool) -> None:
         self._sink = _Sink()
         self._streamed = streamed
         # libsndfile 1.2.2 copies half of an int16 buffer for MP3 and encodes, for the rest, what
         # was in memory: noise, different each time (libsndfile pull request 1106).
         self._as_float = codec is Codec.mp3
         self._filter: Callable[[bytes], bytes] = bytes
-        self._before = b""  # bytes that go out before libsndfile's
-        self._to_drop = 0  # bytes of libsndfile's that do not go out
+        self._prefix = b""  # bytes that go out before libsndfile's
+        self._bytes_to_drop = 0  # bytes of libsndfile's that do not go out
         options: dict[str, object]
         if codec is Codec.mp3:
-            if mp3_bitrate_kbps not in MP3_LEVEL:
-                raise ValueError(
-                    f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_bitrate_kbps}"
-                )
+            if mp3_kbps not in MP3_LEVEL:
+                raise ValueError(f"mp3_bitrate_kbps must be in {sorted(MP3_LEVEL)}: {mp3_kbps}")
             options = {
                 "format": "MP3",
                 "subtype": "MPEG_LAYER_III",
                 "bitrate_mode": "CONSTANT",
-                "compression_level": MP3_LEVEL[mp3_bitrate_kbps],
+                "compression_level": MP3_LEVEL[mp3_kbps],
             }
-            self._before = id3v2(tags)
+            self._prefix = id3v2(tags)
             # LAME begins with an empty frame and mends it, at the end, into the Info header
             # with the length. A stream can't go back, and would play the frame as silence.
-            self._to_drop = 3 * mp3_bitrate_kbps if streamed else 0  # bytes of a frame at 48 kHz
+            self._bytes_to_drop = 3 * mp3_kbps if streamed else 0  # bytes of a frame at 48 kHz
         elif codec is Codec.flac:
             options = {"format": "FLAC", "subtype": "PCM_16"}
         else:
             options = {"format": "OGG", "subtype": "OPUS"}
+            if not streamed:
+                options["compression_level"] = _OPUS_FILE_LEVEL
             self._filter = SerialFilter()
         try:
             self._file = soundfile.SoundFile(
                 self._sink, "w", SAMPLE_RATE_HZ, CHANNELS, closefd=False, **options
             )
             if codec is not Codec.mp3:  # libsndfile's ID3 is not UTF-8
-                for name, text in tags.cleaned().items():
+                for name, text in tags.clean_fields().items():
                     setattr(self._file, name, text)
             if codec is Codec.opus:
                 _set_page_latency(self._file, _OPUS_PAGE_MS)
@@ -93,9 +93,9 @@ class LibsndfileEncoder:
             raise GenerationFailed(f"the {codec} encoder did not start: {error}") from error
 
     def feed(self, pcm: Pcm) -> bytes:
-        pcm = checked(pcm)
+        pcm = require_stereo_int16(pcm)
         try:
-            # A frame at a time: how a piece is cut into writes must not show in its bytes.
+            # A frame at a time, so that libsndfile's copies stay small however much is fed.
             for start in range(0, len(pcm), FRAME_SAMPLES):
                 chunk = pcm[start : start + FRAME_SAMPLES]
                 self._file.write(chunk / _FULL_SCALE if self._as_float else chunk)
@@ -111,11 +111,11 @@ class LibsndfileEncoder:
         return self._ready()
 
     def _ready(self) -> bytes:
-        made = self._sink.take()
-        dropped = min(self._to_drop, len(made))
-        self._to_drop -= dropped
-        before, self._before = self._before, b""
-        return before + self._filter(made[dropped:])
+        encoded = self._sink.take()
+        dropped = min(self._bytes_to_drop, len(encoded))
+        self._bytes_to_drop -= dropped
+        prefix, self._prefix = self._prefix, b""
+        return prefix + self._filter(encoded[dropped:])
 
 
 class _Sink:
@@ -125,31 +125,31 @@ class _Sink:
     """
 
     def __init__(self) -> None:
-        self._kept = bytearray()
-        self._taken = 0  # bytes that are gone from the front
-        self._at = 0  # where the next write goes, from the very beginning
+        self._buffer = bytearray()
+        self._buffer_start = 0  # bytes that are gone from the front
+        self._position = 0  # where the next write goes, from the very beginning
 
     def write(self, data: bytes) -> int:
-        offset = self._at - self._taken
+        offset = self._position - self._buffer_start
         if offset >= 0:
-            self._kept[offset : offset + len(data)] = data
-        self._at += len(data)
+            self._buffer[offset : offset + len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        origin = (0, self._at, self._taken + len(self._kept))[whence]
-        self._at = origin + offset
-        return self._at
+        origin = (0, self._position, self._buffer_start + len(self._buffer))[whence]
+        self._position = origin + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def take(self) -> bytes:
         """The bytes since the last call."""
-        made = bytes(self._kept)
-        self._taken += len(made)
-        self._kept.clear()
-        return made
+        data = bytes(self._buffer)
+        self._buffer_start += len(data)
+        self._buffer.clear()
+        return data
 
 
 def _set_page_latency(file: soundfile.SoundFile, milliseconds: float) -> None:

@@ -71,20 +71,20 @@ def _id3_end(file: BinaryIO) -> int:
 
 
 def _first_frames(data: bytes) -> Kind | None:
-    at = data.find(0xFF, 0, _SCANNED_BYTES)
-    while at >= 0:
-        kind = _chain(data, at)
+    offset = data.find(0xFF, 0, _SCANNED_BYTES)
+    while offset >= 0:
+        kind = _chain(data, offset)
         if kind is not None:
             return kind
-        at = data.find(0xFF, at + 1, _SCANNED_BYTES)
+        offset = data.find(0xFF, offset + 1, _SCANNED_BYTES)
     return None
 
 
-def _chain(data: bytes, at: int) -> Kind | None:
-    """The kind of ``_CHAIN_FRAMES`` frames in a row from ``at``; None when they are not."""
+def _chain(data: bytes, offset: int) -> Kind | None:
+    """The kind of ``_CHAIN_FRAMES`` frames in a row from ``offset`` on; None when they are not."""
     first: tuple[Kind, int] | None = None
     for _ in range(_CHAIN_FRAMES):
-        frame = _frame(data[at : at + 6])
+        frame = _frame(data[offset : offset + 6])
         if frame is None:
             return None
         kind, rate, length = frame
@@ -92,7 +92,7 @@ def _chain(data: bytes, at: int) -> Kind | None:
             first = (kind, rate)
         elif first != (kind, rate):
             return None
-        at += length
+        offset += length
     return None if first is None else first[0]
 
 

@@ -25,7 +25,7 @@ _RIFF_IDS = {
     "software": b"ISFT",
     "date": b"ICRD",
 }
-_NEVER_SHOWN = {"Cc", "Cs", "Zl", "Zp"}  # control, surrogate, line and paragraph separator
+_UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # control, surrogate, line and paragraph separator
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Tags:
     software: str = ""
     date: str = ""
 
-    def cleaned(self) -> dict[str, str]:
+    def clean_fields(self) -> dict[str, str]:
         """The fields that hold something, as single lines of at most ``MAX_TAG_CHARS``."""
         pairs = ((field.name, one_line(getattr(self, field.name))) for field in fields(self))
         return {name: text for name, text in pairs if text}
@@ -54,8 +54,8 @@ class Tags:
 
 def one_line(text: str) -> str:
     """``text`` without control characters and lone surrogates, its white space made single."""
-    shown = "".join(" " if unicodedata.category(c) in _NEVER_SHOWN else c for c in text)
-    return " ".join(shown.split())[:MAX_TAG_CHARS].rstrip()
+    printable = "".join(" " if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+    return " ".join(printable.split())[:MAX_TAG_CHARS].rstrip()
 
 
 def id3v2(tags: Tags) -> bytes:
@@ -68,20 +68,20 @@ def id3v2(tags: Tags) -> bytes:
         "software": lambda text: id3.TSSE(encoding=3, text=text),
         "date": lambda text: id3.TDRC(encoding=3, text=text),
     }
-    written = id3.ID3()
-    for name, text in tags.cleaned().items():
-        written.add(frames[name](text))
-    if not written:
+    tag = id3.ID3()
+    for name, text in tags.clean_fields().items():
+        tag.add(frames[name](text))
+    if not tag:
         return b""
     file = io.BytesIO()
-    written.save(file, v2_version=4, padding=lambda info: 0)
+    tag.save(file, v2_version=4, padding=lambda info: 0)
     return file.getvalue()
 
 
 def riff_info(tags: Tags) -> bytes:
     """A LIST/INFO chunk in UTF-8, to stand before a WAV's data chunk; b"" for no tags."""
     body = b""
-    for name, text in tags.cleaned().items():
+    for name, text in tags.clean_fields().items():
         value = text.encode() + b"\0"
         body += _RIFF_IDS[name] + struct.pack("<I", len(value)) + value + b"\0" * (len(value) % 2)
     return b"LIST" + struct.pack("<I", 4 + len(body)) + b"INFO" + body if body else b""

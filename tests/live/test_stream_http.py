@@ -349,7 +349,7 @@ def feed(stream: Stream, frames: int) -> None:
 
 async def answer(stream: Stream, wire: Wire) -> None:
     """What the service does with a stream."""
-    encoder = make_stream_encoder(StreamFormat.pcm, Tags(title="", artist=""), 256, None)
+    encoder = make_stream_encoder(StreamFormat.pcm, Tags(title="", artist=""))
     settings, metrics = Settings(), Metrics(CollectorRegistry())
     limits = Limits(settings, Store(IN_MEMORY, metrics), metrics)
     with ThreadPoolExecutor(1) as pool:
