@@ -79,8 +79,12 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     mend = _with_weights_that_match if is_right else _without_lists_from_text
     if isinstance(case.body, dict):
         case.body = mend(case.body)
+        if not is_right and case.media_type != "application/json":
+            case.body = _without_numbers_as_text(case.body)
     if case.query:
         case.query = mend(case.query)
+        if not is_right:
+            case.query = _without_numbers_as_text(case.query)
     if case.media_type == "multipart/form-data":
         files = case.as_transport_kwargs().get("files")
         if files and zlib.crc32(repr(files).encode()) % 3 == 0:
@@ -127,6 +131,14 @@ def _without_lists_from_text(given: dict[str, Any]) -> dict[str, Any]:
     """Where the case is wrong for a spelling that the server takes, one that it refuses."""
     return {
         name: NO_LIST if name in LISTS_FROM_TEXT and _may_be_taken(value) else value
+        for name, value in given.items()
+    }
+
+
+def _without_numbers_as_text(given: dict[str, Any]) -> dict[str, Any]:
+    """A form has text only: "0" is wrong for Schemathesis where 0 is right, and is the same."""
+    return {
+        name: f"{value}x" if isinstance(value, str) and value.isdecimal() else value
         for name, value in given.items()
     }
 

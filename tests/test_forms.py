@@ -195,7 +195,7 @@ def test_a_request_is_frozen() -> None:
         parsed.prompt = "b"
 
 
-@pytest.mark.parametrize("notes", [[60], [60, 64, 67], [0, 127]])
+@pytest.mark.parametrize("notes", [[60], [60, 64, 67], [0, 127], [*range(128)]], ids=len)
 def test_notes_are_the_same_in_every_encoding(notes: list[int]) -> None:
     text = ",".join(map(str, notes))
     bodies = [

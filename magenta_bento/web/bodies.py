@@ -36,7 +36,8 @@ MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 JSON = "application/json"
 
-MAX_FIELDS = 128
+# Of a form, in which each note of a chord is a field; of JSON, where a list is one.
+MAX_FIELDS = 256
 MAX_FIELD_BYTES = 256 * 1024
 # What a body may hold beside its files: fields, part headers and boundaries.
 OVERHEAD_BYTES = 1_000_000
