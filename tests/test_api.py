@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from serving import Server
 
 from magenta_bento import __version__
+from magenta_bento.audio.fades import fade
 
 FORMATS = ["mp3", "wav", "flac", "ogg"]
 EXACT_FORMATS = ["wav", "flac", "ogg"]
@@ -249,6 +250,13 @@ def test_mp3_has_a_high_quality_bit_rate(server: Server) -> None:
 
 def test_wav_is_16_bit(server: Server) -> None:
     assert soundfile.info(io.BytesIO(text(server).content)).subtype == "PCM_16"
+
+
+def test_a_piece_fades_as_asked_for(server: Server) -> None:
+    plain = pcm(text(server, duration=1))
+    faded = pcm(text(server, duration=1, fade_in=0.25, fade_out=0.5))
+    np.testing.assert_array_equal(faded, fade(plain, 0.25, 0.5))
+    assert not np.array_equal(faded, plain)
 
 
 def test_ogg_is_opus(server: Server) -> None:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from pydantic import BaseModel, Field, ValidationError
 
 from magenta_bento.cli import main
+from magenta_bento.config import Settings
 from magenta_bento.controls import (
     MAX_SEED,
     Controls,
@@ -20,6 +21,9 @@ from magenta_bento.controls import (
 )
 from magenta_bento.live.lyria_messages import MusicGenerationConfig
 from magenta_bento.live.messages import CLIENT, Start, Update
+from magenta_bento.web import openapi_fields
+from magenta_bento.web.requests import TextPrompt
+from tools.docs.fields import request_table
 
 PROMPTS = [{"text": "disco funk"}]
 EVERY: dict[str, Any] = {
@@ -171,6 +175,26 @@ def test_one_line_makes_a_control_of_messages() -> None:
     assert schema["description"] == "How much foo."
     assert schema["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
     assert Another().changed({"foo": 2}).foo == 2
+
+
+class AnotherRequest(TextPrompt, Another):
+    """A request of music with the imaginary control."""
+
+
+def test_one_line_makes_a_control_of_requests_and_their_document() -> None:
+    request = AnotherRequest.model_validate({"prompt": "funk", "foo": 1.5})
+    assert request.foo == 1.5
+    with pytest.raises(ValidationError, match="foo"):
+        AnotherRequest.model_validate({"prompt": "funk", "foo": 3})
+    schema = openapi_fields.described(AnotherRequest, Settings())
+    in_json = openapi_fields.request_body(schema)["content"]["application/json"]["schema"]
+    foo = in_json["properties"]["foo"]
+    assert (foo["minimum"], foo["maximum"], foo["description"]) == (0, 2, "How much foo.")
+    assert "foo" in {parameter["name"] for parameter in openapi_fields.query(schema)}
+
+
+def test_one_line_makes_a_control_of_the_documents() -> None:
+    assert "| `foo` | number | `0.5` | 0 to 2 | How much foo. |" in request_table(Another)
 
 
 def test_one_line_makes_a_control_of_the_command_line() -> None:

@@ -151,7 +151,7 @@ def test_the_document_tells_defaults_and_bounds(document: dict[str, Any], route:
 
 
 def test_the_document_tells_every_field(document: dict[str, Any]) -> None:
-    sampling = {"duration", "seed", "format", *Controls.model_fields}
+    sampling = {"duration", "seed", "format", "fade_in", "fade_out", *Controls.model_fields}
     own = {
         "/generate/text": {"prompt"} | sampling,
         "/generate/audio": {"audio_file", "prompt", "audio_weight", "text_weight"} | sampling,

@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from magenta_bento import __version__
 from magenta_bento.audio.encode import encode_off_loop, make_file_encoder, make_stream_encoder
+from magenta_bento.audio.fades import FadingEncoder
 from magenta_bento.audio.formats import (
     CHANNELS,
     FRAME_SAMPLES,
@@ -145,8 +146,9 @@ class MusicGenerator:
         stream = await self._begin(request, resolved, context, frames)
         await context.budget.charge(frames / FRAMES_PER_SECOND)
         tags = self._tags(resolved.title, stream.seed)
-        bitrate = self._settings.mp3_bitrate_kbps
-        encoder = make_file_encoder(request.format, tags, bitrate)
+        encoder = make_file_encoder(request.format, tags, self._settings.mp3_bitrate_kbps)
+        if request.fade_in or request.fade_out:
+            encoder = FadingEncoder(encoder, request.fade_in, request.fade_out)
         async for block in stream.blocks():
             await encode_off_loop(encoder, block, self._encodes)
         if stream.phase is not Phase.FINISHED:

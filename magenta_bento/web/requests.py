@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 from bentoml.validators import ContentType
 from pydantic import AfterValidator, Field, model_validator
 
+from magenta_bento.audio.fades import MAX_FADE_S
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.controls import Controls, Seed
@@ -148,6 +149,20 @@ class GenerationRequest(SamplingRequest):
         description="Seconds of music, up to MAX_DURATION; rounded up to whole 40 ms frames.",
     )
     format: AudioFormat = Field(AudioFormat.mp3, description="The file format of the answer.")
+    fade_in: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_FADE_S,
+        allow_inf_nan=False,
+        description="Seconds over which the level rises from silence, at most the whole piece.",
+    )
+    fade_out: float = Field(
+        0.0,
+        ge=0,
+        le=MAX_FADE_S,
+        allow_inf_nan=False,
+        description="Seconds over which the level falls to silence, at most the whole piece.",
+    )
 
     @classmethod
     def max_values(cls, settings: Settings) -> dict[str, float]:
