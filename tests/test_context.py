@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from magenta_bento.engine.spec import FRAME_S
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.web.context import UNKNOWN, RequestContext
 from magenta_bento.web.routes import GENERATE_TEXT
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from magenta_bento.audio.formats import FRAME_S as FRAME_S
 from magenta_bento.timeline import Timeline
 
 # The codec makes a frame's audio when it has the codes of the next one too. So a fresh stream's

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope
 
 from magenta_bento.access.budget import AudioBudget
 from magenta_bento.access.clients import Client
-from magenta_bento.engine.spec import FRAME_S
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.engine.stream import Stream
 from magenta_bento.web.headers import QUEUE_POSITION, REQUEST_ID, REQUEST_ID_CHARACTERS
 from magenta_bento.web.routes import Route

@@ -13,8 +13,8 @@ from typing import Literal
 
 from cachetools import TTLCache
 
+from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import FRAME_S
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NoSuchRequest, shorten
 from magenta_bento.web.answers import PREPARING, RequestProgress
