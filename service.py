@@ -22,21 +22,14 @@ from magenta_bento.config import Settings
 from magenta_bento.errors import MagentaBentoError
 from magenta_bento.metrics import Metrics
 from magenta_bento.runtime import Runtime
-from magenta_bento.web import headers, openapi, pages, routes, sockets
+from magenta_bento.web import headers, openapi, pages, routes, websocket_routes
 from magenta_bento.web.access_log import AccessLogMiddleware
 from magenta_bento.web.admission import AdmissionMiddleware
-from magenta_bento.web.answers import (
-    AudioEmbedding,
-    StoredAudioPrompt,
-    TextEmbedding,
-    embedding_fields,
-)
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.endpoint import disable_bentoml_timeout, endpoint
+from magenta_bento.web.error_middleware import ErrorShapeMiddleware
 from magenta_bento.web.generation import MusicGenerator
-from magenta_bento.web.middleware import OneErrorShape
-from magenta_bento.web.progress import Progress
-from magenta_bento.web.requests import (
+from magenta_bento.web.request_models import (
     AudioRequest,
     BlendRequest,
     EmbedAudioRequest,
@@ -45,6 +38,13 @@ from magenta_bento.web.requests import (
     StreamBlendRequest,
     StreamTextRequest,
     TextRequest,
+)
+from magenta_bento.web.request_status import Progress
+from magenta_bento.web.response_models import (
+    AudioEmbedding,
+    StoredAudioPrompt,
+    TextEmbedding,
+    embedding_fields,
 )
 from magenta_bento.web.responses import json_response
 from magenta_bento.web.streaming import STALL_S
@@ -84,7 +84,7 @@ PAGES = pages.make_app(
     with_metrics=SETTINGS.enable_metrics,
     other_routes=[
         *(_by_query(route) for route in routes.ROUTES if route.takes_query),
-        *sockets.routes(_runtime),
+        *websocket_routes.routes(_runtime),
     ],
 )
 
@@ -205,7 +205,7 @@ os.environ["FORWARDED_ALLOW_IPS"] = ""
 tracing.configure()
 # From the outermost to the innermost.
 _service().add_asgi_middleware(AccessLogMiddleware, runtime=_runtime)
-_service().add_asgi_middleware(OneErrorShape)
+_service().add_asgi_middleware(ErrorShapeMiddleware)
 if SETTINGS.cors_origins:
     _service().add_asgi_middleware(CORSMiddleware, **headers.cors_options(SETTINGS.cors_origins))
 _service().add_asgi_middleware(AdmissionMiddleware, runtime=_runtime, progress=PROGRESS)

@@ -33,7 +33,7 @@ from magenta_bento.audio.formats import FRAMES_PER_SECOND
 from magenta_bento.config import Settings
 from magenta_bento.controls import STYLE_LEVELS
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import StreamSpec
+from magenta_bento.engine.stream_spec import StreamSpec
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.jax_model import JaxModel
 from magenta_bento.model.loader import device_memory, load_model

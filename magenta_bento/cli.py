@@ -225,7 +225,7 @@ def plan(
 @click.option("--tls", is_flag=True, help="Serve TLS with a certificate made for this machine.")
 def serve(port: int, host: str | None, tls: bool) -> None:
     """Check the settings, the keys and the model's files, then serve."""
-    from magenta_bento.access.control import key_ring
+    from magenta_bento.access.access_control import key_ring
 
     current = Settings.from_env()
     key_ring(current)  # so that an error about keys is printed here, not in a worker's log

@@ -202,7 +202,7 @@ def _values(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     return f"{field['minimum']:g} to {highest:g}"
 
 
-def optional(model: type[BaseModel]) -> type[Any]:
+def make_optional(model: type[BaseModel]) -> type[Any]:
     """A model with the same fields, none of which has to be there: a base of change messages.
 
     A field that is absent, or null, is None; ``model_fields_set`` tells which were there.

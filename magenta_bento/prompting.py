@@ -27,7 +27,7 @@ from cachetools import TTLCache
 from prometheus_client import Counter, Gauge
 
 from magenta_bento.audio.decode import DecodedAudio, Decoder
-from magenta_bento.audio.limits import DecodeLimits
+from magenta_bento.audio.decode_limits import DecodeLimits
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 from magenta_bento.metrics import Metrics
 from magenta_bento.style import Embedding, Style, StyleEncoder, StyleTokens, blend

@@ -21,7 +21,7 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, Field
 
 from magenta_bento import __version__
-from magenta_bento.access.control import AccessControl
+from magenta_bento.access.access_control import AccessControl
 from magenta_bento.config import Settings
 from magenta_bento.engine.engine import Engine
 from magenta_bento.errors import MagentaBentoError, NotReady
@@ -59,7 +59,7 @@ class OnDeath(Protocol):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """What loading made.
 
     Attributes:
@@ -132,7 +132,7 @@ class Runtime:
         self._lock = threading.Lock()  # guards the phase: loading and a shutdown may race
         # None until the model is loaded, and never None again: health and shut_down need what
         # was loaded in the phases after READY too.
-        self._loaded: Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._device_memory: Callable[[], Mapping[str, int]] = dict
         self._on_death = on_death
 
@@ -146,7 +146,7 @@ class Runtime:
         threading.Thread(target=self._load, name="load", daemon=True).start()
 
     @property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         """What requests work with, while they are taken.
 
         Raises:
@@ -231,7 +231,7 @@ class Runtime:
         self.metrics.parameter_bytes.set(model.parameter_bytes)
         self._device_memory = loader.device_memory
         prompter = Prompter(styles, self.settings.max_upload_seconds, self.metrics)
-        self._loaded = Loaded(engine, prompter, report.device, report.dtype)
+        self._loaded = LoadedModel(engine, prompter, report.device, report.dtype)
         if not self._enter(ServerPhase.READY):
             engine.stop()  # a shutdown that came during loading found no engine to stop
             prompter.close()

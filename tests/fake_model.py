@@ -25,8 +25,8 @@ from magenta_bento.audio.pcm import Pcm
 from magenta_bento.conditioning import SIZE
 from magenta_bento.controls import STYLE_LEVELS, Controls
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import LOOKAHEAD_FRAMES, StreamSpec
 from magenta_bento.engine.stream import Stream
+from magenta_bento.engine.stream_spec import LOOKAHEAD_FRAMES, StreamSpec
 from magenta_bento.metrics import Metrics
 from magenta_bento.model.protocol import Model, StepInputs
 from magenta_bento.timeline import Timeline, constant

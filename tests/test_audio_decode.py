@@ -26,11 +26,11 @@ from audio_files import (
 from decoding import assert_idle, decode_upload, spent_s
 from hostile_audio import HOSTILE, LITTERED, MOST_BYTES, box
 
-from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, has_too_many_chunks
+from magenta_bento.audio.container_chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS, has_too_many_chunks
 from magenta_bento.audio.decode import DecodedAudio, DecodeLimits
+from magenta_bento.audio.decode_limits import MAX_CHANNELS, MAX_SAMPLE
 from magenta_bento.audio.encode import make_stream_encoder
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
-from magenta_bento.audio.limits import MAX_CHANNELS, MAX_SAMPLE
 from magenta_bento.audio.sniff import Kind, sniff
 from magenta_bento.audio.tags import Tags
 from magenta_bento.errors import InvalidInput, UndecodableAudio

@@ -16,13 +16,13 @@ from magenta_bento.controls import (
     Controls,
     Drums,
     describe,
-    optional,
+    make_optional,
     seed_or_random,
 )
+from magenta_bento.live.jam_messages import CLIENT, Start, Update
 from magenta_bento.live.lyria_messages import MusicGenerationConfig
-from magenta_bento.live.messages import CLIENT, Start, Update
 from magenta_bento.web import openapi_fields
-from magenta_bento.web.requests import TextPrompt
+from magenta_bento.web.request_models import TextPrompt
 from tools.docs.fields import request_table
 
 PROMPTS = [{"text": "disco funk"}]
@@ -164,7 +164,7 @@ class Another(Controls):
 
 
 def test_one_line_makes_a_control_of_messages() -> None:
-    class AnotherUpdate(optional(Another)):  # type: ignore[misc]
+    class AnotherUpdate(make_optional(Another)):  # type: ignore[misc]
         pass
 
     assert AnotherUpdate().foo is None

@@ -44,7 +44,7 @@ from test_dashboards import declared, metrics_in
 from magenta_bento import __version__, cli
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.config import Settings
-from magenta_bento.web.routes import METRICS, ROUTES, ApiKey
+from magenta_bento.web.routes import METRICS, ROUTES, KeyRequirement
 from magenta_bento.weights import catalog
 
 Object = dict[str, Any]
@@ -270,7 +270,7 @@ def test_servers_may_reach_redis_where_it_listens() -> None:
 
 
 def open_paths() -> set[str]:
-    return {route.path for route in ROUTES if route.api_key is ApiKey.NEVER}
+    return {route.path for route in ROUTES if route.api_key is KeyRequirement.NEVER}
 
 
 def test_probes_ask_routes_that_need_no_key() -> None:

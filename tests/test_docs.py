@@ -20,9 +20,17 @@ from serving import REPOSITORY, Server
 
 from magenta_bento import __version__
 from magenta_bento.audio.formats import CHANNELS, FRAME_SAMPLES, SAMPLE_RATE_HZ
-from magenta_bento.controls import Controls, optional
+from magenta_bento.controls import Controls, make_optional
 from magenta_bento.errors import ServiceError
-from magenta_bento.live import connection, jam, lyria, lyria_messages, messages, session, steering
+from magenta_bento.live import (
+    connection,
+    crossfade,
+    jam_messages,
+    jam_protocol,
+    lyria_messages,
+    lyria_protocol,
+    session,
+)
 from tools.docs import regenerated
 from tools.docs.__main__ import DOCUMENTS
 from tools.docs.fields import request_table
@@ -64,8 +72,8 @@ def of_type(kinds: Any) -> dict[str, type[BaseModel]]:
     return {kind.model_fields["type"].annotation.__args__[0]: kind for kind in get_args(kinds)}
 
 
-CLIENT = of_type(messages.ClientMessage)
-SERVER = of_type(messages.ServerMessage)
+CLIENT = of_type(jam_messages.ClientMessage)
+SERVER = of_type(jam_messages.ServerMessage)
 
 
 # Tables.
@@ -89,7 +97,9 @@ class _MoreControls(Controls):
 def test_a_new_control_appears() -> None:
     row = "| `foo` | number | `1.5` | 0 to 2 | How much foo. |"
     assert row in request_table(_MoreControls).splitlines()
-    assert row.replace("`1.5`", "absent") in request_table(optional(_MoreControls)).splitlines()
+    assert (
+        row.replace("`1.5`", "absent") in request_table(make_optional(_MoreControls)).splitlines()
+    )
     assert request_table(_MoreControls, left_out={"foo"}) == request_table(Controls)
 
 
@@ -114,7 +124,7 @@ def test_every_field_of_the_api_has_a_row(server: Server) -> None:
 def test_a_jam_example_is_a_message(text: str) -> None:
     told = json.loads(text)
     if told["type"] in CLIENT:
-        message: BaseModel = messages.CLIENT.validate_json(text)
+        message: BaseModel = jam_messages.CLIENT.validate_json(text)
         assert message.model_dump(mode="json", exclude_unset=True) == told
     else:
         message = SERVER[told["type"]].model_validate_json(text)
@@ -142,22 +152,23 @@ def test_the_arithmetic_is_right() -> None:
     frame_bytes = FRAME_SAMPLES * CHANNELS * 2
     assert f"| bytes as `pcm` | {frame_bytes:,} |" in text
     assert f"200 ms are 5 frames, {5 * frame_bytes:,} bytes" in text
-    assert messages.FRAME_MS == 1000 * FRAME_SAMPLES // SAMPLE_RATE_HZ == 40
+    assert jam_messages.FRAME_MS == 1000 * FRAME_SAMPLES // SAMPLE_RATE_HZ == 40
     in_engine_ms = {
         lead: 40
         * min(session.MAX_ENGINE_LEAD_FRAMES, max(1, lead // 40 // session.ENGINE_LEAD_SHARE))
         for lead in (2000, 120)
     }
     assert in_engine_ms == {2000: 400, 120: 40}
-    longest_s = steering.MAX_FADE_STYLES / 25
-    assert f"up to {longest_s:g} seconds, and in {steering.MAX_FADE_STYLES} steps" in text
-    assert f"at most {jam.MAX_MESSAGE_CHARS:,} characters" in text
+    longest_s = crossfade.MAX_FADE_STYLES / 25
+    assert f"up to {longest_s:g} seconds, and in {crossfade.MAX_FADE_STYLES} steps" in text
+    assert f"at most {jam_protocol.MAX_MESSAGE_CHARS:,} characters" in text
     assert f"took nothing for {connection.STALL_S:g} seconds" in text
     assert f"for {connection.IDLE_S / 60:g} minutes nothing played" in text
-    chunk_bytes = lyria.CHUNK_FRAMES * frame_bytes
-    chunk = f"{lyria.CHUNK_FRAMES / 25:g} s are {chunk_bytes:,} bytes, {chunk_bytes * 4 // 3:,} cha"
+    chunk_bytes = lyria_protocol.CHUNK_FRAMES * frame_bytes
+    in_base64 = f"{chunk_bytes * 4 // 3:,}"
+    chunk = f"{lyria_protocol.CHUNK_FRAMES / 25:g} s are {chunk_bytes:,} bytes, {in_base64} cha"
     assert chunk in LYRIA.read_text()
-    assert f"over {lyria.RAMP_S:g} s" in LYRIA.read_text()
+    assert f"over {lyria_protocol.RAMP_S:g} s" in LYRIA.read_text()
 
 
 @pytest.mark.parametrize("document", [JAM, LYRIA])
@@ -208,9 +219,11 @@ async def test_a_conversation_is_as_shown(server: Server) -> None:
 
 async def test_what_is_too_large_is_refused_as_told(server: Server) -> None:
     async with websockets.connect(f"{server.url.replace('http', 'ws')}/ws/jam") as socket:
-        await socket.send(" " * (jam.MAX_MESSAGE_CHARS + 1))
+        await socket.send(" " * (jam_protocol.MAX_MESSAGE_CHARS + 1))
         told = json.loads(await socket.recv())
-        assert told["error"] == f"a message has at most {jam.MAX_MESSAGE_CHARS:,} characters"
+        assert (
+            told["error"] == f"a message has at most {jam_protocol.MAX_MESSAGE_CHARS:,} characters"
+        )
         assert not told["fatal"]
         await socket.send(" " * (MAX_SOCKET_BYTES + 1))
         with pytest.raises(websockets.ConnectionClosed) as closed:
@@ -270,7 +283,7 @@ def names(pattern: str) -> set[str]:
 def test_every_module_of_live_is_on_the_page_of_the_architecture() -> None:
     page = (DOCS / "architecture.md").read_text()
     for module in (PACKAGE / "live").glob("*.py"):
-        if module.name not in ("__init__.py", "messages.py", "lyria_messages.py"):
+        if module.name not in ("__init__.py", "jam_messages.py", "lyria_messages.py"):
             assert f"live/{module.name}" in page
 
 
@@ -292,7 +305,7 @@ def test_every_member_named_exists() -> None:
 
 def test_the_published_schema_is_the_messages(server: Server) -> None:
     schema = requests.get(f"{server.url}/ws/jam/schema.json", timeout=10).json()
-    assert schema == messages.schema()
+    assert schema == jam_messages.schema()
 
 
 # CITATION.cff

@@ -20,8 +20,8 @@ from magenta_bento.engine import batch as batch_module
 from magenta_bento.engine import engine as engine_module
 from magenta_bento.engine import statistics
 from magenta_bento.engine.batch import SHRINK_AFTER_STEPS
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.engine.stream_spec import StreamSpec
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded
 
 

@@ -157,7 +157,7 @@ def test_only_style_touches_musiccoca() -> None:
         ("magenta_bento.style", "from magenta_bento.conditioning import SIZE"),
         ("magenta_bento.controls", "from magenta_bento.timeline import Timeline"),
         ("magenta_bento.errors", "from magenta_bento.config import Settings"),
-        ("magenta_bento.web.forms", "def f():\n    import service"),
+        ("magenta_bento.web.request_parsing", "def f():\n    import service"),
         ("magenta_bento.cli", "if True:\n    from service import SETTINGS"),
     ],
 )
@@ -176,7 +176,10 @@ def test_a_broken_order_is_seen(module: str, source: str) -> None:
             "def f():\n    from magenta_bento.model.loader import load_model",
         ),
         ("magenta_bento.config", "from magenta_bento.errors import ConfigError"),
-        ("magenta_bento.web.forms", "from magenta_bento.web.requests import Upload"),
+        (
+            "magenta_bento.web.request_parsing",
+            "from magenta_bento.web.request_models import Upload",
+        ),
         ("magenta_bento.audio.tags", "import mutagen"),
     ],
 )

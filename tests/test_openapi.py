@@ -18,12 +18,12 @@ from magenta_bento import errors
 from magenta_bento.audio.formats import StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.web import openapi, openapi_fields
-from magenta_bento.web.api_request import is_list
-from magenta_bento.web.requests import AudioFile, BlendRequest, TextRequest
-from magenta_bento.web.routes import ROUTES, SOCKET, ApiKey
+from magenta_bento.web.base_request import is_list
+from magenta_bento.web.request_models import AudioFile, BlendRequest, TextRequest
+from magenta_bento.web.routes import ROUTES, SOCKET, KeyRequirement
 
 # What only a live connection is told.
-OPEN = {route.path for route in ROUTES if route.api_key is ApiKey.NEVER}
+OPEN = {route.path for route in ROUTES if route.api_key is KeyRequirement.NEVER}
 OF_SOCKETS = {errors.SlowReader, errors.IdleSession}
 GUARDED = Settings(enable_auth=True, api_keys=SecretStr("name:a-key-that-nobody-else-has"))
 

@@ -10,8 +10,8 @@ import pytest
 from fake_model import styled
 
 from magenta_bento.engine.queue import FairQueue
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Stream
+from magenta_bento.engine.stream_spec import StreamSpec
 
 
 @pytest.fixture(name="loop")

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magenta_bento.audio.formats import AudioFormat
 from magenta_bento.errors import InvalidInput, Overloaded, ServiceError
-from magenta_bento.web.middleware import OneErrorShape
+from magenta_bento.web.error_middleware import ErrorShapeMiddleware
 from magenta_bento.web.responses import (
     MAX_FILENAME_CHARS,
     Rendered,
@@ -149,7 +149,7 @@ async def through(app: ASGIApp) -> Response:
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/a", "headers": [], "query_string": b""}
-    await OneErrorShape(app)(scope, receive, send)
+    await ErrorShapeMiddleware(app)(scope, receive, send)
     start, *rest = sent
     response = Response(b"".join(part["body"] for part in rest), start["status"])
     response.raw_headers = start["headers"]
@@ -205,5 +205,5 @@ async def test_what_is_not_http_passes() -> None:
     async def nothing(*_: Any) -> Any:
         raise AssertionError
 
-    await OneErrorShape(app)({"type": "websocket"}, nothing, nothing)
+    await ErrorShapeMiddleware(app)({"type": "websocket"}, nothing, nothing)
     assert seen == ["websocket"]

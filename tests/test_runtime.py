@@ -13,14 +13,14 @@ from fake_model import FakeModel, heard, read, styled, until
 from prometheus_client import CollectorRegistry
 
 from magenta_bento.config import Settings
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Stream
+from magenta_bento.engine.stream_spec import StreamSpec
 from magenta_bento.errors import GenerationFailed, NotReady, WeightsError
 from magenta_bento.metrics import Metrics
 from magenta_bento.model import loader
 from magenta_bento.model.loader import LoadReport
 from magenta_bento.runtime import DEMO_NOTE, Runtime, ServerPhase
-from magenta_bento.web.answers import body as body_of
+from magenta_bento.web.response_models import body as body_of
 from magenta_bento.weights.catalog import locate
 
 SETTINGS = Settings(shutdown_grace_s=0)

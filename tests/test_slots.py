@@ -11,8 +11,8 @@ from fake_model import read_rows, styled
 
 from magenta_bento.conditioning import MASKED
 from magenta_bento.engine.slots import Slots
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Stream
+from magenta_bento.engine.stream_spec import StreamSpec
 
 
 @pytest.fixture(name="streams")

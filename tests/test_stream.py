@@ -12,8 +12,8 @@ import pytest
 from fake_model import HANG_S, read, read_rows, styled
 
 from magenta_bento.audio.formats import FRAME_SAMPLES
-from magenta_bento.engine.spec import LOOKAHEAD_FRAMES, StreamSpec
 from magenta_bento.engine.stream import Change, Phase, Stream
+from magenta_bento.engine.stream_spec import LOOKAHEAD_FRAMES, StreamSpec
 from magenta_bento.errors import GenerationFailed, NotReady
 
 
@@ -89,19 +89,19 @@ async def test_what_was_delivered_before_a_failure_is_heard() -> None:
 async def test_room_is_the_lead_less_what_is_unread() -> None:
     stream = made(None, lead=3)
     stream.enter(Phase.PLAYING)
-    assert stream.room == 4  # the warm-up frame takes no place
+    assert stream.buffer_space == 4  # the warm-up frame takes no place
     stream.schedule(2)
-    assert stream.room == 2
+    assert stream.buffer_space == 2
     stream.deliver(audio(0, 2))
     stream.schedule(2)
     stream.deliver(audio(2, 2))
-    assert stream.room == 0
+    assert stream.buffer_space == 0
     blocks = stream.blocks()
     assert len(await anext(blocks)) == FRAME_SAMPLES
-    assert stream.room == 1
+    assert stream.buffer_space == 1
     await blocks.aclose()  # type: ignore[attr-defined]  # an async generator
     assert stream.cancel_requested
-    assert made(5).room is None
+    assert made(5).buffer_space is None
 
 
 async def test_a_reset_and_a_change_at_one_boundary_begin_together() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from magenta_bento.access.limits import Limits
+from magenta_bento.access.rate_limits import Limits
 
 SLICE_S = 10
 # Sums are rounded: a plain sum of floats would pass a slice's end before the music does.

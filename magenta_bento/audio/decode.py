@@ -30,19 +30,19 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from magenta_bento.audio.chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS
-from magenta_bento.audio.decode_worker import (
-    BY_SIGNAL,
-    NO_PROCESS,
-    TOO_MANY_CHUNKS,
-    UNRECOGNISED,
-)
-from magenta_bento.audio.limits import (
+from magenta_bento.audio.container_chunks import MAX_MP4_BOXES, MAX_WAV_CHUNKS
+from magenta_bento.audio.decode_limits import (
     MAX_CHANNELS,
     MAX_RATE_HZ,
     MAX_SAMPLE,
     MIN_RATE_HZ,
     DecodeLimits,
+)
+from magenta_bento.audio.decode_worker import (
+    BY_SIGNAL,
+    NO_PROCESS,
+    TOO_MANY_CHUNKS,
+    UNRECOGNISED,
 )
 from magenta_bento.errors import InvalidInput, NotReady, Overloaded, UndecodableAudio
 

@@ -26,7 +26,7 @@ import sys
 from typing import NoReturn
 
 from magenta_bento.audio import sandbox
-from magenta_bento.audio.chunks import has_too_many_chunks
+from magenta_bento.audio.container_chunks import has_too_many_chunks
 from magenta_bento.audio.sniff import sniff
 
 _FILE_SLACK_BYTES = 1 << 20  # ffmpeg stops at the bound by itself, but for a packet or so

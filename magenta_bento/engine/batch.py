@@ -40,9 +40,9 @@ class Batch:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Starts again with a fresh state and nobody in it."""
         self._slots = Slots(self._model.batch_sizes[0])
         self._state = self._model.init_state(len(self._slots))
@@ -106,7 +106,7 @@ class Batch:
         """Whether a step would advance any stream."""
         return any(_due(stream, 1) for _, stream in self.occupied())
 
-    def fit(self, waiting: int) -> None:
+    def shrink_if_oversized(self, waiting: int) -> None:
         """Shrinks, if it has been too large for a while.
 
         Args:
@@ -124,7 +124,7 @@ class Batch:
         streams = [stream for _, stream in self.occupied()]
         most = self._model.max_frames
         wanted = [most if (n := s.frames_to_schedule) is None else n for s in streams]
-        rooms = [r for s in streams if (r := s.room) is not None and r > 0]
+        rooms = [r for s in streams if (r := s.buffer_space) is not None and r > 0]
         return max(1, min([most, max(wanted, default=most), *rooms]))
 
     def _resize(self, streams: int) -> None:
@@ -146,4 +146,4 @@ def _goes_on(stream: Stream) -> bool:
 
 def _due(stream: Stream, frames: int) -> bool:
     """Whether a step of so many frames should advance this stream."""
-    return _goes_on(stream) and (stream.room is None or stream.room >= frames)
+    return _goes_on(stream) and (stream.buffer_space is None or stream.buffer_space >= frames)

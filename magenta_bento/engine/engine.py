@@ -23,11 +23,11 @@ import threading
 from collections.abc import Callable
 
 from magenta_bento.audio.formats import FRAME_S, FRAME_SAMPLES
-from magenta_bento.engine.admission import Admission
 from magenta_bento.engine.batch import Batch, Dispatched
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.statistics import EngineStatistics
 from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.engine.stream_spec import StreamSpec
+from magenta_bento.engine.wait_queue import WaitQueue
 from magenta_bento.engine.watchdog import LIMIT_S, Watchdog
 from magenta_bento.errors import GenerationFailed, NotReady, ServiceError
 from magenta_bento.metrics import Metrics
@@ -62,7 +62,7 @@ class Engine:
         self._batch = Batch(model)
         self._on_death = on_death
         self._statistics = EngineStatistics(metrics)
-        self._admission = Admission(queue_bound, self.capacity, metrics)
+        self._wait_queue = WaitQueue(queue_bound, self.capacity, metrics)
         self._stop = False
         self._ended = threading.Event()  # every stream was told; the device thread may hang
         self._ending = threading.Lock()
@@ -84,7 +84,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and self._admission.open
+        return self._thread.is_alive() and self._wait_queue.open
 
     @property
     def active(self) -> int:
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        return len(self._admission)
+        return len(self._wait_queue)
 
     @property
     def real_time_factor(self) -> float:
@@ -114,7 +114,7 @@ class Engine:
         """
         stream = Stream(spec, loop, self._work.set)
         playing = self._playing()
-        self._admission.push(stream, len(playing), self._statistics.retry_after_s(playing))
+        self._wait_queue.push(stream, len(playing), self._statistics.retry_after_s(playing))
         self._idle.clear()  # after the push: _rest looks at the queue again once it has set it
         self._work.set()
         return stream
@@ -122,21 +122,21 @@ class Engine:
     def check_room(self) -> None:
         """Raises what :meth:`submit` would raise now, before work is done for nothing."""
         playing = self._playing()
-        self._admission.check(len(playing), self._statistics.retry_after_s(playing))
+        self._wait_queue.check(len(playing), self._statistics.retry_after_s(playing))
 
     def wait_s(self, stream: Stream) -> float | None:
         """Seconds until a waiting stream gets a slot, at the speed of late.
 
         None if it does not wait, or waits for those who play without an end.
         """
-        before = self._admission.before(stream)
+        before = self._wait_queue.before(stream)
         if before is None:
             return None
         return self._statistics.wait_s(self._playing(), before, self.capacity)
 
     def position(self, stream: Stream) -> int | None:
         """How many are served before a waiting stream; None if it does not wait."""
-        before = self._admission.before(stream)
+        before = self._wait_queue.before(stream)
         return None if before is None else len(before)
 
     def _playing(self) -> list[Stream]:
@@ -148,7 +148,7 @@ class Engine:
         Returns:
           True if all of them finished within the grace period.
         """
-        self._admission.close(NotReady.shutting_down())
+        self._wait_queue.close(NotReady.shutting_down())
         return self._idle.wait(grace_s)
 
     def stop(self) -> None:
@@ -167,7 +167,7 @@ class Engine:
         pending: Dispatched | None = None
         try:
             while not self._stop:
-                self._watchdog.turn()
+                self._watchdog.heartbeat()
                 try:
                     self._admit()
                     self._steer()
@@ -195,9 +195,9 @@ class Engine:
             self._on_death(error)
 
     def _admit(self) -> None:
-        for stream in self._admission.remove_cancelled():
+        for stream in self._wait_queue.remove_cancelled():
             self._end(stream, Phase.CANCELLED)
-        while self._batch.busy < self.capacity and (waiting := self._admission.pop()) is not None:
+        while self._batch.busy < self.capacity and (waiting := self._wait_queue.pop()) is not None:
             self._placing = waiting  # it is in no slot yet, where others would find it
             try:
                 self._place(waiting)
@@ -215,7 +215,7 @@ class Engine:
         self._count()
 
     def _steer(self) -> None:
-        for stream in self._admission.waiting():
+        for stream in self._wait_queue.waiting():
             stream.apply_changes()  # its seed is used when it gets a slot
         self._batch.steer()
 
@@ -243,7 +243,7 @@ class Engine:
                 self._release(row, stream, Phase.FINISHED)
             elif stream.cancel_requested:
                 self._release(row, stream, Phase.CANCELLED)
-        self._batch.fit(self.waiting)
+        self._batch.shrink_if_oversized(self.waiting)
 
     def _release(
         self, row: int, stream: Stream, phase: Phase, error: ServiceError | None = None
@@ -272,7 +272,7 @@ class Engine:
             return
         if self._batch.has_due():
             return
-        self._watchdog.rest()
+        self._watchdog.idle()
         self._work.wait(IDLE_WAIT_S)
         self._work.clear()
 
@@ -291,7 +291,7 @@ class Engine:
         if self._failures >= FAILURES_UNTIL_DEATH:
             raise error
         # The failed step has used up the state's buffers.
-        self._batch.renew()
+        self._batch.reset()
 
     def _end_all(self, error: ServiceError) -> bool:
         """Tells every stream that the engine ends; False if another thread has done it."""
@@ -299,9 +299,9 @@ class Engine:
             if self._ended.is_set():
                 return False
             self._stop = True
-            self._watchdog.rest()
+            self._watchdog.idle()
             placing = [self._placing] if self._placing else []
-            for stream in [*self._admission.clear(error), *placing]:
+            for stream in [*self._wait_queue.clear(error), *placing]:
                 self._end(stream, Phase.FAILED, error)
             for row, stream in list(self._batch.occupied()):
                 self._release(row, stream, Phase.FAILED, error)

@@ -22,7 +22,7 @@ from enum import Enum
 
 from magenta_bento.audio.formats import FRAME_SAMPLES
 from magenta_bento.audio.pcm import Pcm
-from magenta_bento.engine.spec import LOOKAHEAD_FRAMES, StreamSpec
+from magenta_bento.engine.stream_spec import LOOKAHEAD_FRAMES, StreamSpec
 from magenta_bento.errors import InvalidInput, NotReady, ServiceError
 from magenta_bento.timeline import Timeline
 
@@ -217,7 +217,7 @@ class Stream:
         return max(0, self.spec.frames + silences - self._steps_scheduled)
 
     @property
-    def room(self) -> int | None:
+    def buffer_space(self) -> int | None:
         """How many more frames may be made before the reader takes some; None for any."""
         if self.spec.lead_frames is None:
             return None

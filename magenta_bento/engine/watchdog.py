@@ -41,12 +41,12 @@ class Watchdog:
 
     # The watched thread.
 
-    def turn(self) -> None:
+    def heartbeat(self) -> None:
         """A turn begins."""
         self._turns += 1
         self._at_rest = False
 
-    def rest(self) -> None:
+    def idle(self) -> None:
         """From now on nothing is expected, until the next turn."""
         self._at_rest = True
 

@@ -43,7 +43,7 @@ class WeightedPrompt(_Message):
     weight: float | None = 1.0
 
     @property
-    def share(self) -> float:
+    def weight_or_default(self) -> float:
         """Null is proto3's way to say "not given"."""
         return 1.0 if self.weight is None else self.weight
 
@@ -71,7 +71,7 @@ class MusicGenerationConfig(_Message):
         changes = self.model_dump(include=set(Controls.model_fields))
         return defaults.changed({**changes, "drums": Drums.off if self.mute_drums else Drums.auto})
 
-    def in_force(self) -> dict[str, Any]:
+    def set_fields(self) -> dict[str, Any]:
         return self.model_dump(by_alias=True, exclude_none=True)
 
 

@@ -22,10 +22,10 @@ from magenta_bento.access.budget import AudioBudget
 from magenta_bento.audio.formats import FRAME_S, FRAME_SAMPLES, FRAMES_PER_SECOND
 from magenta_bento.audio.pcm import Pcm
 from magenta_bento.engine.engine import Engine
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Stream
+from magenta_bento.engine.stream_spec import StreamSpec
+from magenta_bento.live.crossfade import Crossfade, Steering, crossfade
 from magenta_bento.live.pacing import Pacer
-from magenta_bento.live.steering import Fade, Steering, fade
 from magenta_bento.prompting import Prompter
 from magenta_bento.timeline import constant
 
@@ -68,7 +68,7 @@ class LiveSession:
         self._on_underrun = on_underrun
         self._stream: Stream | None = None
         self._pacer = Pacer(0.0)
-        self._fade: Fade | None = None
+        self._fade: Crossfade | None = None
         self._fade_began = 0  # frame
         self._running = asyncio.Event()
         self._frames_sent = 0
@@ -122,7 +122,7 @@ class LiveSession:
         self._on_stream(self._stream, self.queue_position)
         lead = (lead_frames - in_engine) * FRAME_S
         self._pacer = Pacer(lead, on_underrun=self._on_underrun)
-        self._fade, self._fade_began = fade(None, steering, 0), 0
+        self._fade, self._fade_began = crossfade(None, steering, 0), 0
         self._frames_sent = 0
         self._running.set()
 
@@ -136,7 +136,7 @@ class LiveSession:
         stream = self._playing()
         fading = self._fade
         now = None if fading is None else fading.embedding_at(stream.next_frame - self._fade_began)
-        wanted = fade(now, new, ramp_s)
+        wanted = crossfade(now, new, ramp_s)
         frame = await stream.steer(await wanted.timeline(self._prompter))
         self._fade, self._fade_began = wanted, frame
         return frame

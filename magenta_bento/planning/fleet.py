@@ -16,7 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from magenta_bento.audio.formats import FRAME_S, frames_for
-from magenta_bento.engine.spec import LOOKAHEAD_FRAMES
+from magenta_bento.engine.stream_spec import LOOKAHEAD_FRAMES
 from magenta_bento.errors import Unplannable
 from magenta_bento.planning.queueing import Station
 

@@ -24,7 +24,7 @@ from magenta_bento.runtime import Runtime
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.headers import CONTENT_SECURITY_POLICY, PROTECTION, REQUEST_ID
 from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST
-from magenta_bento.web.routes import ApiKey, route_of
+from magenta_bento.web.routes import KeyRequirement, route_of
 
 log = logging.getLogger("magenta_bento.access")
 
@@ -115,7 +115,7 @@ def _trace(context: RequestContext) -> None:
 
 
 def _write(context: RequestContext, scope: Scope, *, with_prompt: bool) -> None:
-    is_page_or_probe = context.route.api_key is not ApiKey.ALWAYS
+    is_page_or_probe = context.route.api_key is not KeyRequirement.ALWAYS
     fields: dict[str, Any] = {
         "method": scope.get("method", "WEBSOCKET"),
         "route": context.route.label,

@@ -29,7 +29,7 @@ from magenta_bento.errors import (
 from magenta_bento.runtime import Runtime
 from magenta_bento.web.bodies import OVERHEAD_BYTES
 from magenta_bento.web.context import RequestContext
-from magenta_bento.web.progress import Progress
+from magenta_bento.web.request_status import Progress
 from magenta_bento.web.responses import error_response
 
 

@@ -28,7 +28,7 @@ from magenta_bento.errors import (
     UnsupportedMedia,
     shorten,
 )
-from magenta_bento.web.requests import MAX_AUDIO_PROMPTS
+from magenta_bento.web.request_models import MAX_AUDIO_PROMPTS
 
 log = logging.getLogger("magenta_bento")
 

@@ -27,9 +27,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.errors import ServiceError
-from magenta_bento.web.api_request import ApiRequest
+from magenta_bento.web.base_request import ApiRequest
 from magenta_bento.web.context import RequestContext
-from magenta_bento.web.forms import parsed
+from magenta_bento.web.request_parsing import parsed
 from magenta_bento.web.responses import STATUS_CLIENT_CLOSED_REQUEST, error_response
 from magenta_bento.web.routes import Route
 

@@ -29,8 +29,8 @@ from magenta_bento.audio.formats import (
 )
 from magenta_bento.audio.tags import Tags
 from magenta_bento.controls import seed_or_random
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.engine.stream_spec import StreamSpec
 from magenta_bento.errors import InvalidInput
 from magenta_bento.live.pacing import Pacer
 from magenta_bento.prompting import AudioSource, PromptSource, TextSource
@@ -40,7 +40,7 @@ from magenta_bento.timeline import constant
 from magenta_bento.tracing import record, tracer
 from magenta_bento.web import headers
 from magenta_bento.web.context import RequestContext
-from magenta_bento.web.requests import (
+from magenta_bento.web.request_models import (
     AudioPrompt,
     BlendPrompts,
     GenerationRequest,

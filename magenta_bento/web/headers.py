@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from magenta_bento import errors
-from magenta_bento.access import clients, limits
+from magenta_bento.access import clients, rate_limits
 from magenta_bento.audio.formats import CHANNELS, SAMPLE_RATE_HZ
 from magenta_bento.controls import MAX_SEED
 
@@ -101,13 +101,13 @@ SAMPLE_FORMAT = Header(
     "X-Sample-Format", "Of pcm.", {**_TEXT, "const": SAMPLE_FORMAT_NAME}, When.PCM
 )
 RATE_LIMIT = Header(
-    limits.RATE_LIMIT_HEADER,
+    rate_limits.RATE_LIMIT_HEADER,
     "What is left of each limit, and for how many seconds.",
     _TEXT,
     When.COUNTED,
 )
 RATE_LIMIT_POLICY = Header(
-    limits.POLICY_HEADER, "The limits: how many in how many seconds.", _TEXT, When.COUNTED
+    rate_limits.POLICY_HEADER, "The limits: how many in how many seconds.", _TEXT, When.COUNTED
 )
 RETRY_AFTER = Header(
     errors.RETRY_AFTER_HEADER, "Seconds after which to try again.", _COUNT, When.TRY_AGAIN

@@ -17,7 +17,7 @@ from magenta_bento.config import Settings
 from magenta_bento.web import openapi_fields as fields
 from magenta_bento.web import openapi_responses as responses
 from magenta_bento.web import routes
-from magenta_bento.web.api_request import ApiRequest
+from magenta_bento.web.base_request import ApiRequest
 from magenta_bento.web.headers import REQUEST_ID
 from magenta_bento.web.routes import ROUTES, Route, Tag
 

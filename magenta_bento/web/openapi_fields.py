@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from magenta_bento.config import Settings
-from magenta_bento.web.api_request import ApiRequest
+from magenta_bento.web.base_request import ApiRequest
 from magenta_bento.web.bodies import JSON, MULTIPART, URLENCODED
 
 Schema = dict[str, Any]

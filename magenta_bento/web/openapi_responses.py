@@ -13,7 +13,7 @@ from magenta_bento import errors
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.errors import ServiceError
-from magenta_bento.web import answers, headers, routes
+from magenta_bento.web import headers, response_models, routes
 from magenta_bento.web.headers import Header, When
 from magenta_bento.web.routes import ROUTES, Route
 
@@ -49,7 +49,7 @@ def components() -> dict[str, Any]:
     """The schemas and headers that the responses of all routes refer to."""
     models = dict.fromkeys(route.answer for route in ROUTES if route.answer is not None)
     return {
-        "schemas": answers.schemas([*models, answers.Error]),
+        "schemas": response_models.schemas([*models, response_models.Error]),
         "headers": {each.name: each.described for each in headers.HEADERS},
     }
 
@@ -126,7 +126,7 @@ def _errors_of(
 
 def _failure(types: list[ErrorType]) -> Schema:
     narrowed = {"properties": {"type": {"enum": sorted(error.type for error in types)}}}
-    reference = {"$ref": f"#/components/schemas/{answers.Error.__name__}"}
+    reference = {"$ref": f"#/components/schemas/{response_models.Error.__name__}"}
     return {
         "description": " ".join(dict.fromkeys(_DESCRIPTIONS[error] for error in types)),
         "headers": _references(headers.error_headers(types[0].status)),

@@ -27,7 +27,7 @@ from magenta_bento.runtime import Runtime, ServerPhase
 from magenta_bento.web import routes
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.headers import CONTENT_SECURITY_POLICY
-from magenta_bento.web.progress import Progress
+from magenta_bento.web.request_status import Progress
 from magenta_bento.web.responses import error_response, json_response
 
 # Packages, and the folder in each whose files are served.

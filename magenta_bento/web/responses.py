@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from magenta_bento.audio.formats import AudioFormat
 from magenta_bento.errors import ServiceError
 from magenta_bento.web import headers as header_table
-from magenta_bento.web.answers import Error, body
+from magenta_bento.web.response_models import Error, body
 
 MAX_FILENAME_CHARS = 60
 STATUS_CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it, but the log keeps it

@@ -19,8 +19,8 @@ from starlette.routing import compile_path
 from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.runtime import Health
-from magenta_bento.web import answers, requests
-from magenta_bento.web.api_request import ApiRequest
+from magenta_bento.web import request_models, response_models
+from magenta_bento.web.base_request import ApiRequest
 
 PAGE = ("GET", "HEAD")  # Starlette answers HEAD wherever it answers GET
 BODY = ("POST",)
@@ -38,7 +38,7 @@ class Tag(StrEnum):
     SERVER = "Server"
 
 
-class ApiKey(Enum):
+class KeyRequirement(Enum):
     """When a route asks for an API key, on a server that has keys."""
 
     ALWAYS = "always"
@@ -70,7 +70,7 @@ class Route:
     path: str
     methods: tuple[str, ...] = PAGE
     counted: bool = False
-    api_key: ApiKey = ApiKey.ALWAYS
+    api_key: KeyRequirement = KeyRequirement.ALWAYS
     operation: str = ""
     tag: Tag = Tag.SERVER
     summary: str = ""
@@ -93,9 +93,9 @@ class Route:
 
     def is_open(self, settings: Settings) -> bool:
         """Whether it never asks for a key, on a server that has keys."""
-        if self.api_key is ApiKey.UNLESS_METRICS_ARE_OPEN:
+        if self.api_key is KeyRequirement.UNLESS_METRICS_ARE_OPEN:
             return settings.metrics_without_key
-        return self.api_key is ApiKey.NEVER
+        return self.api_key is KeyRequirement.NEVER
 
     @property
     def makes_stream(self) -> bool:
@@ -115,7 +115,7 @@ class Route:
 
 def _open(path: str, pattern: str = "") -> Route:
     """A page or probe that anybody may see, and that shows nothing of a client."""
-    return Route(path, api_key=ApiKey.NEVER, pattern=pattern)
+    return Route(path, api_key=KeyRequirement.NEVER, pattern=pattern)
 
 
 def _api(path: str, summary: str, request: type[ApiRequest], tag: Tag, **fields: Any) -> Route:
@@ -128,28 +128,28 @@ def _api(path: str, summary: str, request: type[ApiRequest], tag: Tag, **fields:
 GENERATE_TEXT = _api(
     "/generate/text",
     "Music from a text prompt.",
-    requests.TextRequest,
+    request_models.TextRequest,
     Tag.GENERATE,
     audio=AudioFormat,
 )
 GENERATE_AUDIO = _api(
     "/generate/audio",
     "Music in the style of an audio file, with a text prompt mixed in if there is one.",
-    requests.AudioRequest,
+    request_models.AudioRequest,
     Tag.GENERATE,
     audio=AudioFormat,
 )
 GENERATE_BLEND = _api(
     "/generate/blend",
     "Music from several text and audio prompts, each with its weight.",
-    requests.BlendRequest,
+    request_models.BlendRequest,
     Tag.GENERATE,
     audio=AudioFormat,
 )
 STREAM_TEXT = _api(
     "/stream/text",
     "Music from a text prompt, sent while it is made.",
-    requests.StreamTextRequest,
+    request_models.StreamTextRequest,
     Tag.STREAM,
     audio=StreamFormat,
     methods=BODY_OR_QUERY,
@@ -157,14 +157,14 @@ STREAM_TEXT = _api(
 STREAM_AUDIO = _api(
     "/stream/audio",
     "Music in the style of an audio file, sent while it is made.",
-    requests.StreamAudioRequest,
+    request_models.StreamAudioRequest,
     Tag.STREAM,
     audio=StreamFormat,
 )
 STREAM_BLEND = _api(
     "/stream/blend",
     "Music from several weighted prompts, sent while it is made.",
-    requests.StreamBlendRequest,
+    request_models.StreamBlendRequest,
     Tag.STREAM,
     audio=StreamFormat,
     methods=BODY_OR_QUERY,
@@ -172,23 +172,23 @@ STREAM_BLEND = _api(
 EMBED_TEXT = _api(
     "/embed/text",
     "The style embedding of a text prompt, and its tokens.",
-    requests.EmbedTextRequest,
+    request_models.EmbedTextRequest,
     Tag.EMBED,
-    answer=answers.TextEmbedding,
+    answer=response_models.TextEmbedding,
 )
 EMBED_AUDIO = _api(
     "/embed/audio",
     "The style embedding of an audio file, and its tokens.",
-    requests.EmbedAudioRequest,
+    request_models.EmbedAudioRequest,
     Tag.EMBED,
-    answer=answers.AudioEmbedding,
+    answer=response_models.AudioEmbedding,
 )
 STORE_AUDIO_PROMPT = _api(
     "/prompts/audio",
     "Keeps an audio prompt for a day, under an id that /ws/jam takes.",
-    requests.EmbedAudioRequest,
+    request_models.EmbedAudioRequest,
     Tag.EMBED,
-    answer=answers.StoredAudioPrompt,
+    answer=response_models.StoredAudioPrompt,
     operation="shelve_audio",  # users of BentoML's client call it by this name
 )
 JAM = Route("/ws/jam", SOCKET, counted=True)
@@ -204,14 +204,14 @@ LYRIA = Route(
 )
 HEALTH = Route(
     "/health",
-    api_key=ApiKey.NEVER,
+    api_key=KeyRequirement.NEVER,
     operation="health",
     summary="Whether the model is loaded, and which",
     answer=Health,
 )
 METRICS = Route(
     "/metrics",
-    api_key=ApiKey.UNLESS_METRICS_ARE_OPEN,
+    api_key=KeyRequirement.UNLESS_METRICS_ARE_OPEN,
     operation="metrics",
     summary="Prometheus metrics",
 )
@@ -219,14 +219,14 @@ REQUEST = Route(
     "/requests/{request_id}",
     operation="progress",
     summary="How far a request of yours is, up to ten minutes after its end",
-    answer=answers.RequestProgress,
+    answer=response_models.RequestProgress,
 )
 JAM_SCHEMA = Route(
     "/ws/jam/schema.json",
-    api_key=ApiKey.NEVER,
+    api_key=KeyRequirement.NEVER,
     operation="jam_schema",
     summary="JSON Schema of the messages of /ws/jam",
-    answer=answers.MessageSchemas,
+    answer=response_models.MessageSchemas,
 )
 INDEX = _open("/")
 DOCS = _open("/docs")

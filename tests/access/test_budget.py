@@ -7,7 +7,7 @@ import math
 import pytest
 
 from magenta_bento.access.budget import SLICE_S, AudioBudget
-from magenta_bento.access.limits import Limits
+from magenta_bento.access.rate_limits import Limits
 from magenta_bento.access.store import Store
 from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.config import IN_MEMORY, Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from magenta_bento.access import keys as module
-from magenta_bento.access.control import key_ring
+from magenta_bento.access.access_control import key_ring
 from magenta_bento.access.keys import KeyRing
 from magenta_bento.config import Settings
 from magenta_bento.errors import ConfigError

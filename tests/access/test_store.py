@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from redis_server import RedisServer, redis_server
 
 from magenta_bento.access import store as module
-from magenta_bento.access.control import AccessControl
+from magenta_bento.access.access_control import AccessControl
 from magenta_bento.access.store import CONNECTIONS, PATIENCE_S, RETRY_S, Store
 from magenta_bento.config import IN_MEMORY, Settings
 from magenta_bento.errors import ConfigError

@@ -28,16 +28,16 @@ from starlette.routing import Route
 
 from magenta_bento.config import Settings
 from magenta_bento.metrics import Metrics
-from magenta_bento.runtime import Loaded, Runtime, ServerPhase
-from magenta_bento.web import sockets
+from magenta_bento.runtime import LoadedModel, Runtime, ServerPhase
+from magenta_bento.web import websocket_routes
 from magenta_bento.web.access_log import AccessLogMiddleware
 from magenta_bento.web.admission import AdmissionMiddleware
 from magenta_bento.web.context import RequestContext
 from magenta_bento.web.endpoint import endpoint
+from magenta_bento.web.error_middleware import ErrorShapeMiddleware
 from magenta_bento.web.generation import MusicGenerator
-from magenta_bento.web.middleware import OneErrorShape
-from magenta_bento.web.progress import Progress
-from magenta_bento.web.requests import EmbedAudioRequest, StreamTextRequest, TextRequest
+from magenta_bento.web.request_models import EmbedAudioRequest, StreamTextRequest, TextRequest
+from magenta_bento.web.request_status import Progress
 from magenta_bento.web.routes import EMBED_AUDIO, GENERATE_TEXT, STREAM_TEXT
 from magenta_bento.weights.catalog import locate
 
@@ -127,7 +127,7 @@ def placed(model: FakeModel, **settings: Any) -> Iterator[Place]:
         listening.bind(("127.0.0.1", 0))
         prompter: Any = FakePrompter()
         runtime = Runtime(given, locate("demo", given), Metrics(CollectorRegistry()), _never)
-        runtime._loaded = Loaded(running.engine, prompter, "cpu", "float32")
+        runtime._loaded = LoadedModel(running.engine, prompter, "cpu", "float32")
         runtime.phase = ServerPhase.READY
         web = uvicorn.Server(uvicorn.Config(_app(runtime), log_config=None, lifespan="off"))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
@@ -145,10 +145,10 @@ def placed(model: FakeModel, **settings: Any) -> Iterator[Place]:
 
 def _app(runtime: Runtime) -> Starlette:
     return Starlette(
-        routes=[*Front(runtime).routes(), *sockets.routes(lambda: runtime)],
+        routes=[*Front(runtime).routes(), *websocket_routes.routes(lambda: runtime)],
         middleware=[  # in the service's order
             Middleware(AccessLogMiddleware, runtime=lambda: runtime),
-            Middleware(OneErrorShape),
+            Middleware(ErrorShapeMiddleware),
             Middleware(AdmissionMiddleware, runtime=lambda: runtime, progress=Progress()),
         ],
     )

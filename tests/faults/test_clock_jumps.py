@@ -20,7 +20,7 @@ from serving import REPOSITORY
 DAY_S = 86_400.0
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("time", "localtime")}
 # Dates of certificates and of log lines and spans, and windows that several servers share.
-MAY_LOOK_AT_THE_WALL = {"access/limits.py", "logs.py", "tls.py", "tracing.py"}
+MAY_LOOK_AT_THE_WALL = {"access/rate_limits.py", "logs.py", "tls.py", "tracing.py"}
 
 
 @dataclass

@@ -27,15 +27,15 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from magenta_bento.access.control import AccessControl
+from magenta_bento.access.access_control import AccessControl
 from magenta_bento.config import Settings
 from magenta_bento.errors import NotReady
 from magenta_bento.live import connection, protocol
 from magenta_bento.metrics import Metrics
-from magenta_bento.web import sockets
+from magenta_bento.web import websocket_routes
 from magenta_bento.web.access_log import AccessLogMiddleware
 from magenta_bento.web.admission import AdmissionMiddleware
-from magenta_bento.web.progress import Progress
+from magenta_bento.web.request_status import Progress
 
 SMALL_BYTES = 8_192  # of kernel buffers, so that a client that doesn't read is felt soon
 STALL_S = 1.0
@@ -87,7 +87,7 @@ def placed(model: FakeModel, **options: Any) -> Iterator[Place]:
             Middleware(AccessLogMiddleware, runtime=lambda: runtime),
             Middleware(AdmissionMiddleware, runtime=lambda: runtime, progress=Progress()),
         ]
-        app = Starlette(routes=sockets.routes(lambda: runtime), middleware=guarded)
+        app = Starlette(routes=websocket_routes.routes(lambda: runtime), middleware=guarded)
         web = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -25,14 +25,14 @@ from prometheus_client import CollectorRegistry
 from serving import Server
 
 from magenta_bento.access.budget import AudioBudget
-from magenta_bento.access.limits import Limits
+from magenta_bento.access.rate_limits import Limits
 from magenta_bento.access.store import Store
 from magenta_bento.audio.encode import make_stream_encoder
 from magenta_bento.audio.formats import FRAME_SAMPLES, StreamFormat
 from magenta_bento.audio.tags import Tags
 from magenta_bento.config import IN_MEMORY, Settings
-from magenta_bento.engine.spec import StreamSpec
 from magenta_bento.engine.stream import Phase, Stream
+from magenta_bento.engine.stream_spec import StreamSpec
 from magenta_bento.errors import GenerationFailed, SlowReader
 from magenta_bento.metrics import Metrics
 from magenta_bento.web import streaming

@@ -1,6 +1,6 @@
 """What is generated: one function for each table, found by the name that documents call it by.
 
-Arguments are names inside the ``magenta_bento`` package, such as ``web.requests.TextPrompt``.
+Arguments are names inside the ``magenta_bento`` package, such as ``web.request_models.TextPrompt``.
 """
 
 from __future__ import annotations

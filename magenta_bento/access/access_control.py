@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from magenta_bento.access.concurrency import ConcurrencyLimit
 from magenta_bento.access.keys import KeyRing
-from magenta_bento.access.limits import Limits
+from magenta_bento.access.rate_limits import Limits
 from magenta_bento.access.store import Store
 from magenta_bento.access.throttle import RefusalThrottle
 from magenta_bento.config import Settings

@@ -23,8 +23,7 @@ from starlette.requests import Request
 from magenta_bento.access.clients import KEY_PARAMETER
 from magenta_bento.config import Settings
 from magenta_bento.errors import InvalidInput, Problem, shorten
-from magenta_bento.web.answers import MAX_PROBLEMS
-from magenta_bento.web.api_request import ApiRequest, Upload, is_list
+from magenta_bento.web.base_request import ApiRequest, Upload, is_list
 from magenta_bento.web.bodies import (
     JSON,
     MAX_FIELDS,
@@ -32,6 +31,7 @@ from magenta_bento.web.bodies import (
     read_form,
     read_without_files,
 )
+from magenta_bento.web.response_models import MAX_PROBLEMS
 
 # bentoml: its own client writes form values as JSON, as no other client does.
 _BENTOML_CLIENT = "BentoML HTTP Client/"

@@ -1,7 +1,7 @@
 """The requests of the REST API, as validated frozen types.
 
 Each is at once what is published (OpenAPI, ``/schema.json``, BentoML's Python client) and what
-the service works with. ``web.forms`` makes them from the bytes of a body.
+the service works with. ``web.request_parsing`` makes them from the bytes of a body.
 
 Invariant: whoever holds one of these need not check it again, but for what only a setting
 bounds (``MAX_DURATION``) or only decoding shows (whether an upload is audio).
@@ -21,7 +21,7 @@ from magenta_bento.audio.formats import AudioFormat, StreamFormat
 from magenta_bento.config import Settings
 from magenta_bento.controls import Controls, Seed
 from magenta_bento.errors import InvalidInput
-from magenta_bento.web.api_request import ApiRequest
+from magenta_bento.web.base_request import ApiRequest
 
 MAX_PROMPT_CHARS = 1_000
 MAX_TEXT_PROMPTS = 16

@@ -33,7 +33,7 @@ class Steering:
 
 
 @dataclass(frozen=True, eq=False)
-class Fade:
+class Crossfade:
     """From one style to a steering over some frames.
 
     Attributes:
@@ -73,8 +73,8 @@ class Fade:
         )
 
 
-def fade(old: Embedding | None, new: Steering, ramp_s: float) -> Fade:
+def crossfade(old: Embedding | None, new: Steering, ramp_s: float) -> Crossfade:
     """A fade of so many seconds; a cut where there is nothing to fade from."""
     if old is None:
-        return Fade(new.style.embedding, new, 0)
-    return Fade(old, new, math.ceil(ramp_s * FRAMES_PER_SECOND))
+        return Crossfade(new.style.embedding, new, 0)
+    return Crossfade(old, new, math.ceil(ramp_s * FRAMES_PER_SECOND))

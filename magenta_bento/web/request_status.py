@@ -17,8 +17,8 @@ from magenta_bento.audio.formats import FRAME_S
 from magenta_bento.engine.engine import Engine
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NoSuchRequest, shorten
-from magenta_bento.web.answers import PREPARING, RequestProgress
 from magenta_bento.web.context import RequestContext
+from magenta_bento.web.response_models import PREPARING, RequestProgress
 
 KEPT_S = 600.0
 KEPT_REQUESTS = 4_096  # full, it forgets the one that ended first

@@ -11,7 +11,7 @@ from fake_model import read_rows
 
 from magenta_bento import conditioning
 from magenta_bento.controls import STYLE_LEVELS, Controls, Drums
-from magenta_bento.live.steering import MAX_FADE_STYLES, Fade, Steering, fade
+from magenta_bento.live.crossfade import MAX_FADE_STYLES, Crossfade, Steering, crossfade
 from magenta_bento.prompting import Prompter
 from magenta_bento.style import Embedding, Style, StyleTokens
 from magenta_bento.timeline import Timeline
@@ -53,14 +53,14 @@ def percents(timeline: Timeline, frames: int) -> list[int]:
 
 
 async def test_a_cut_is_one_row() -> None:
-    timeline = await fade(filled(0), steering(1), 0).timeline(PROMPTER)
+    timeline = await crossfade(filled(0), steering(1), 0).timeline(PROMPTER)
     assert len(timeline.tokens) == 1
     assert percents(timeline, 2) == [100, 100]
 
 
 @pytest.mark.parametrize("ramp_s", [0.04, 0.2, 0.21, 1.0, 6.0])
 async def test_a_fade_goes_evenly_from_old_to_new_in_every_frame(ramp_s: float) -> None:
-    wanted = fade(filled(0), steering(1), ramp_s)
+    wanted = crossfade(filled(0), steering(1), ramp_s)
     assert wanted.frames >= ramp_s * 25 > wanted.frames - 1
     heard = percents(await wanted.timeline(PROMPTER), wanted.frames + 5)
     for frame in range(wanted.frames):
@@ -70,7 +70,7 @@ async def test_a_fade_goes_evenly_from_old_to_new_in_every_frame(ramp_s: float) 
 
 async def test_a_long_fade_looks_up_a_bounded_number_of_styles() -> None:
     prompter = FakePrompter()
-    wanted = fade(filled(0), steering(1), 30.0)
+    wanted = crossfade(filled(0), steering(1), 30.0)
     heard = percents(await wanted.timeline(cast("Prompter", prompter)), wanted.frames + 1)
     assert prompter.looked_up <= MAX_FADE_STYLES
     step = wanted.frames / MAX_FADE_STYLES
@@ -84,7 +84,7 @@ async def test_a_long_fade_looks_up_a_bounded_number_of_styles() -> None:
 
 async def test_all_but_the_style_changes_at_once() -> None:
     new = steering(1, temperature=0.5, top_k=7, guidance=5.0, drums=False)
-    timeline = await fade(filled(0), new, 1.0).timeline(PROMPTER)
+    timeline = await crossfade(filled(0), new, 1.0).timeline(PROMPTER)
     assert percents(timeline, 1) == [0]
     tokens, temperature, top_k = read_rows(timeline, 0, 30)
     assert set(temperature.tolist()) == {0.5}
@@ -95,20 +95,20 @@ async def test_all_but_the_style_changes_at_once() -> None:
 
 
 async def test_a_fade_out_of_nothing_is_a_cut() -> None:
-    timeline = await fade(None, steering(0.3), 5.0).timeline(PROMPTER)
+    timeline = await crossfade(None, steering(0.3), 5.0).timeline(PROMPTER)
     assert percents(timeline, 3) == [30] * 3
 
 
 async def test_a_fade_that_is_overtaken_goes_on_from_where_it_was() -> None:
-    first = fade(filled(0), steering(1, top_k=3), 1.0)
+    first = crossfade(filled(0), steering(1, top_k=3), 1.0)
     now = first.embedding_at(10)
     assert now[0] == pytest.approx(0.4)
-    heard = percents(await fade(now, steering(0), 1.0).timeline(PROMPTER), 26)
+    heard = percents(await crossfade(now, steering(0), 1.0).timeline(PROMPTER), 26)
     assert (heard[0], heard[-1]) == (40, 0)
 
 
 @pytest.mark.parametrize(("frame", "share"), [(-5, 0.0), (0, 0.0), (25, 1.0), (1_000, 1.0)])
 def test_before_and_after_a_fade(frame: int, share: float) -> None:
-    embedding = Fade(filled(0), steering(1), 25).embedding_at(frame)
+    embedding = Crossfade(filled(0), steering(1), 25).embedding_at(frame)
     assert embedding[0] == share
     assert embedding.dtype == np.float32

@@ -12,7 +12,7 @@ from limits.aio.storage import MemoryStorage
 from prometheus_client import CollectorRegistry
 from redis_server import RedisServer, redis_server
 
-from magenta_bento.access.limits import Limits
+from magenta_bento.access.rate_limits import Limits
 from magenta_bento.access.store import PATIENCE_S, Store
 from magenta_bento.config import Settings
 from magenta_bento.errors import AudioBudgetSpent, LimitsUnknown, RateLimited

@@ -15,8 +15,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from magenta_bento.errors import ServiceError
-from magenta_bento.web.answers import Error
 from magenta_bento.web.headers import ALLOW
+from magenta_bento.web.response_models import Error
 from magenta_bento.web.responses import error_response, json_response
 from magenta_bento.web.routes import route_of
 
@@ -25,7 +25,7 @@ log = logging.getLogger("magenta_bento")
 _PHRASES = {status.value: status.phrase.lower() for status in HTTPStatus}
 
 
-class OneErrorShape:
+class ErrorShapeMiddleware:
     """ASGI middleware: gives the errors of BentoML and Starlette the shape of ours."""
 
     def __init__(self, app: ASGIApp) -> None:

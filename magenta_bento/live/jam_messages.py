@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from magenta_bento.audio.formats import CHANNELS, FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
-from magenta_bento.controls import Controls, Seed, optional
+from magenta_bento.controls import Controls, Seed, make_optional
 
 MAX_PROMPT_CHARS = 1_000
 MAX_PROMPTS = 16
@@ -104,7 +104,7 @@ class Start(_Message, Controls):
         return self
 
 
-class Update(_Message, optional(Controls)):  # type: ignore[misc]  # a base that is derived
+class Update(_Message, make_optional(Controls)):  # type: ignore[misc]  # a base that is derived
     """Changes what it has and leaves the rest as it is.
 
     null is as if absent, but for drums and notes, which it leaves to the model.

@@ -16,6 +16,7 @@ from typing import Any
 from magenta_bento.controls import Controls, seed_or_random
 from magenta_bento.errors import InvalidInput, ServiceError
 from magenta_bento.live.connection import Connection
+from magenta_bento.live.crossfade import Steering
 from magenta_bento.live.lyria_messages import (
     SETUP_COMPLETE,
     MusicGenerationConfig,
@@ -25,7 +26,6 @@ from magenta_bento.live.lyria_messages import (
 )
 from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession, State
-from magenta_bento.live.steering import Steering
 from magenta_bento.prompting import Prompter, TextSource
 from magenta_bento.style import Style
 
@@ -76,12 +76,12 @@ class Lyria(LiveProtocol):
 
     async def _take_prompts(self, prompts: list[WeightedPrompt]) -> None:
         # An app's slider at 0 means "none of this", as its own docs have it.
-        heard = [prompt for prompt in prompts if prompt.share != 0]
+        heard = [prompt for prompt in prompts if prompt.weight_or_default != 0]
         if not heard:
             raise InvalidInput("weightedPrompts must hold a prompt whose weight is not 0")
         self._style = await self._prompter.blend(
             [TextSource(prompt.text) for prompt in heard],
-            [prompt.share for prompt in heard],
+            [prompt.weight_or_default for prompt in heard],
             "weightedPrompts",
         )
         self._prompts = heard
@@ -134,8 +134,10 @@ class Lyria(LiveProtocol):
 
     def _source(self) -> dict[str, Any]:
         """What the music is made from: only what has an effect."""
-        prompts = [{"text": prompt.text, "weight": prompt.share} for prompt in self._prompts]
+        prompts = [
+            {"text": prompt.text, "weight": prompt.weight_or_default} for prompt in self._prompts
+        ]
         return {
             "clientContent": {"weightedPrompts": prompts},
-            "musicGenerationConfig": self._config.in_force(),
+            "musicGenerationConfig": self._config.set_fields(),
         }

@@ -13,15 +13,15 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from magenta_bento.errors import NotReady
-from magenta_bento.live import messages
+from magenta_bento.live import jam_messages
 from magenta_bento.live.connection import Connection
-from magenta_bento.live.jam import Jam
-from magenta_bento.live.lyria import Lyria
+from magenta_bento.live.jam_protocol import Jam
+from magenta_bento.live.lyria_protocol import Lyria
 from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession
-from magenta_bento.runtime import Loaded, Runtime
-from magenta_bento.web.answers import MessageSchemas
+from magenta_bento.runtime import LoadedModel, Runtime
 from magenta_bento.web.context import RequestContext
+from magenta_bento.web.response_models import MessageSchemas
 from magenta_bento.web.responses import json_response
 from magenta_bento.web.routes import JAM, JAM_SCHEMA, LYRIA
 
@@ -38,7 +38,7 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
     """
 
     async def serve(
-        socket: WebSocket, protocol: Callable[[Connection, LiveSession, Loaded], LiveProtocol]
+        socket: WebSocket, protocol: Callable[[Connection, LiveSession, LoadedModel], LiveProtocol]
     ) -> None:
         await socket.accept()
         connection = Connection(socket)
@@ -70,7 +70,7 @@ def routes(runtime: Callable[[], Runtime]) -> list[BaseRoute]:
         await serve(socket, lambda c, session, on: Lyria(c, session, on.prompter))
 
     async def schema(_: Request) -> Response:
-        return json_response(MessageSchemas.model_validate(messages.schema()))
+        return json_response(MessageSchemas.model_validate(jam_messages.schema()))
 
     return [
         WebSocketRoute(JAM.path, jam),

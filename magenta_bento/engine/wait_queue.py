@@ -1,7 +1,7 @@
 """Who may wait for a slot, and whose turn it is; shared by all threads.
 
 Invariant: a stream is either refused with a reason, or waits, or was handed to the device
-thread; after :meth:`Admission.close` nobody new waits.
+thread; after :meth:`WaitQueue.close` nobody new waits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from magenta_bento.errors import Overloaded, ServiceError
 from magenta_bento.metrics import Metrics
 
 
-class Admission:
+class WaitQueue:
     """The engine's queue behind a lock.
 
     Args:

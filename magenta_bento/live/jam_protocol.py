@@ -24,11 +24,11 @@ from magenta_bento.audio.formats import FRAME_MS, StreamFormat
 from magenta_bento.audio.tags import Tags
 from magenta_bento.controls import seed_or_random
 from magenta_bento.errors import InvalidInput, Problem, ServiceError, SlowReader, shorten
-from magenta_bento.live import messages
+from magenta_bento.live import jam_messages
 from magenta_bento.live.connection import Connection
+from magenta_bento.live.crossfade import Steering
 from magenta_bento.live.protocol import LiveProtocol
 from magenta_bento.live.session import LiveSession, State
-from magenta_bento.live.steering import Steering
 from magenta_bento.prompting import (
     AudioSource,
     Prompter,
@@ -70,38 +70,38 @@ class Jam(LiveProtocol):
             await self._say(_error(error, message_id, fatal=False))
             return
         await self._say(answer)
-        if isinstance(answer, messages.Started):
+        if isinstance(answer, jam_messages.Started):
             self.play(self._send_audio(answer))
 
-    async def _do(self, message: messages.ClientMessage) -> BaseModel:
+    async def _do(self, message: jam_messages.ClientMessage) -> BaseModel:
         session = self.session
         match message:
-            case messages.Ping():
-                return messages.Pong(id=message.id)
-            case messages.Start():
+            case jam_messages.Ping():
+                return jam_messages.Pong(id=message.id)
+            case jam_messages.Start():
                 return await self._start(message)
             case _ if session.state is State.IDLE:
                 raise InvalidInput("nothing plays: the first message is start")
-            case messages.Update():
+            case jam_messages.Update():
                 frame = await self._update(message)
-            case messages.Pause():
+            case jam_messages.Pause():
                 frame = session.pause()
-            case messages.Resume():
+            case jam_messages.Resume():
                 frame = session.resume()
-            case messages.Reset():
+            case jam_messages.Reset():
                 frame = await session.reset(seed_or_random(message.seed))
-            case messages.Stop():
+            case jam_messages.Stop():
                 frame = session.frames_sent
                 await self.stop()
-        return messages.Ack(of=message.type, id=message.id, frame=frame)
+        return jam_messages.Ack(of=message.type, id=message.id, frame=frame)
 
-    async def _start(self, start: messages.Start) -> messages.Started:
+    async def _start(self, start: jam_messages.Start) -> jam_messages.Started:
         style = await self._style(start.prompts)
         await self.stop()
         steering = Steering(style, start.controls())
         seed = seed_or_random(start.seed)
         await self.session.start(steering, seed, start.lead_ms / 1000)
-        return messages.Started(
+        return jam_messages.Started(
             id=start.id,
             seed=seed,
             model=self._model,
@@ -110,7 +110,7 @@ class Jam(LiveProtocol):
             lead_ms=start.lead_ms,
         )
 
-    async def _update(self, update: messages.Update) -> int:
+    async def _update(self, update: jam_messages.Update) -> int:
         old = self.session.steering
         if old is None:
             raise RuntimeError("a session that plays has a steering")
@@ -118,11 +118,11 @@ class Jam(LiveProtocol):
         new = Steering(style, old.controls.changed(update.changes()))
         return await self.session.steer(new, update.ramp)
 
-    async def _style(self, prompts: Sequence[messages.Prompt]) -> Style:
+    async def _style(self, prompts: Sequence[jam_messages.Prompt]) -> Style:
         parts = [await self._source(prompt, i) for i, prompt in enumerate(prompts)]
         return await self._prompter.blend(parts, [prompt.weight for prompt in prompts], "prompts")
 
-    async def _source(self, prompt: messages.Prompt, index: int) -> PromptSource:
+    async def _source(self, prompt: jam_messages.Prompt, index: int) -> PromptSource:
         if prompt.text is not None:
             return TextSource(prompt.text)
         if prompt.audio_id is not None:
@@ -134,7 +134,7 @@ class Jam(LiveProtocol):
             raise InvalidInput.field(field, "must be base64") from None
         return AudioSource(io.BytesIO(data), field)
 
-    async def _send_audio(self, started: messages.Started) -> None:
+    async def _send_audio(self, started: jam_messages.Started) -> None:
         tags = Tags(title="jam", artist=self._model)
         encoder = make_stream_encoder(StreamFormat(started.format), tags)
         telling = asyncio.create_task(self._tell_stats())
@@ -153,9 +153,9 @@ class Jam(LiveProtocol):
                 await self._say(self._stats())
                 await asyncio.sleep(STATS_EVERY_S)
 
-    def _stats(self) -> messages.Stats:
+    def _stats(self) -> jam_messages.Stats:
         session = self.session
-        return messages.Stats(
+        return jam_messages.Stats(
             frame=session.frames_sent,
             lead_ms=round(1000 * session.lead_s),
             rtf=round(session.real_time_factor, 2),
@@ -188,15 +188,15 @@ def _id_of(raw: str | bytes) -> str | None:
     except (ValueError, RecursionError):
         return None
     message_id = message.get("id") if isinstance(message, dict) else None
-    known = isinstance(message_id, str) and len(message_id) <= messages.MAX_ID_CHARS
+    known = isinstance(message_id, str) and len(message_id) <= jam_messages.MAX_ID_CHARS
     return message_id if known else None
 
 
-def _parsed(raw: str | bytes) -> messages.ClientMessage:
+def _parsed(raw: str | bytes) -> jam_messages.ClientMessage:
     if len(raw) > MAX_MESSAGE_CHARS:
         raise InvalidInput(f"a message has at most {MAX_MESSAGE_CHARS:,} characters")
     try:
-        return messages.CLIENT.validate_json(raw)
+        return jam_messages.CLIENT.validate_json(raw)
     except ValidationError as error:
         problems = [
             Problem(
@@ -212,9 +212,9 @@ def _parsed(raw: str | bytes) -> messages.ClientMessage:
         ) from None
 
 
-def _error(error: ServiceError, message_id: str | None, *, fatal: bool) -> messages.Error:
+def _error(error: ServiceError, message_id: str | None, *, fatal: bool) -> jam_messages.Error:
     body = error.as_dict()
-    return messages.Error(
+    return jam_messages.Error(
         id=message_id,
         error=body["error"],
         error_type=body["type"],

@@ -23,10 +23,10 @@ from magenta_bento.errors import (
     ServiceError,
     UnsupportedMedia,
 )
-from magenta_bento.web import forms
-from magenta_bento.web.api_request import ApiRequest, is_list
+from magenta_bento.web import request_parsing
+from magenta_bento.web.base_request import ApiRequest, is_list
 from magenta_bento.web.bodies import OVERHEAD_BYTES
-from magenta_bento.web.requests import (
+from magenta_bento.web.request_models import (
     AudioFile,
     AudioRequest,
     BlendRequest,
@@ -70,7 +70,7 @@ def read(model: type[ApiRequest], body: Body) -> Any:
     """The parsed request; the files it had are closed by then."""
 
     async def run() -> Any:
-        async with forms.parsed(body.request, model, SETTINGS) as parsed:
+        async with request_parsing.parsed(body.request, model, SETTINGS) as parsed:
             return parsed
 
     return asyncio.run(run())
@@ -266,7 +266,7 @@ def test_an_optional_file_may_be_left_out() -> None:
 def test_an_upload_has_its_name_and_bytes_and_is_closed_at_the_end() -> None:
     async def run() -> Any:
         body = sent(files={"audio_file": ("größe.WAV", b"bytes")}).request
-        async with forms.parsed(body, EmbedAudioRequest, SETTINGS) as parsed:
+        async with request_parsing.parsed(body, EmbedAudioRequest, SETTINGS) as parsed:
             (upload,) = parsed.uploads("audio_file")
             assert (upload.filename, upload.file.read()) == ("größe.WAV", b"bytes")
             return upload
@@ -279,7 +279,7 @@ def test_a_large_upload_is_closed_too_when_the_work_fails() -> None:
         data = bytes(MAX_FILE_BYTES)
         body = sent(files={"audio_file": ("a.wav", data)}).request
         with suppress(ZeroDivisionError):
-            async with forms.parsed(body, EmbedAudioRequest, SETTINGS) as parsed:
+            async with request_parsing.parsed(body, EmbedAudioRequest, SETTINGS) as parsed:
                 (upload,) = parsed.uploads("audio_file")
                 assert 1 / 0
         return upload

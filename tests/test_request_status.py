@@ -18,10 +18,10 @@ from magenta_bento.access.clients import Client
 from magenta_bento.engine.engine import Engine
 from magenta_bento.engine.stream import Phase, Stream
 from magenta_bento.errors import NoSuchRequest
-from magenta_bento.web import progress as module
-from magenta_bento.web.answers import RequestProgress, body
+from magenta_bento.web import request_status as module
 from magenta_bento.web.context import RequestContext
-from magenta_bento.web.progress import KEPT_REQUESTS, Progress
+from magenta_bento.web.request_status import KEPT_REQUESTS, Progress
+from magenta_bento.web.response_models import RequestProgress, body
 from magenta_bento.web.routes import GENERATE_TEXT
 
 ALICE, BOB = "key alice", "key bob"
@@ -116,7 +116,7 @@ async def test_places_in_the_queue_and_what_they_cost(one: Rig, progress: Progre
             held.enter_context(progress.track(waiting))
         told = [reported(progress, ALICE, f"w{number}", one.engine) for number in range(4)]
         assert [each["queue_position"] for each in told] == [0, 1, 2, 3]
-        waits = [one.engine.wait_s(stream) for stream in one.engine._admission.waiting()]
+        waits = [one.engine.wait_s(stream) for stream in one.engine._wait_queue.waiting()]
         assert all(wait is not None and wait > 0 for wait in waits)
         assert waits == sorted(set(waits), key=float)
         for each, wait in zip(told, waits, strict=True):
