@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,6 +30,7 @@ DEFAULTS = {
 }
 START_S = 240  # a cold compile on a busy machine of two cores
 STOP_S = 60
+BELOW_EPHEMERAL = (10_000, 32_768)  # Linux gives outgoing connections the ports from there on
 
 
 @dataclass
@@ -148,7 +151,9 @@ def _python_path() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port that no client's connection is given while a server is on its way to it."""
+    while True:
+        port = random.randrange(*BELOW_EPHEMERAL)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
