@@ -237,17 +237,17 @@ async def test_who_listens_and_says_nothing_is_not_left(
         await jam.hear(50)
 
 
-async def test_a_fade_is_heard_in_steps(one: Place) -> None:
+async def test_a_fade_is_heard_in_every_frame(one: Place) -> None:
     """The fake model's samples show which style each frame was made from."""
     async with jam_at(one.url) as jam:
         await jam.start(prompts=[{"text": "a"}])
         await jam.hear(10)
-        frame = (await jam.ask(type="update", prompts=[{"text": "a" * 41}], ramp=2.0))["frame"]
+        frame = (await jam.ask(type="update", prompts=[{"text": "a" * 51}], ramp=2.0))["frame"]
         heard = (await jam.hear(frame + 60)).reshape(-1, 1_920, 2)
     styles = heard[:, 0, 0].tolist()
-    assert len(set(styles[: frame + 5])) == 1
+    assert len(set(styles[: frame + 1])) == 1  # the first frame of a fade is the old style still
     changes = [i for i in range(1, len(styles)) if styles[i] != styles[i - 1]]
-    assert changes == list(range(frame + 5, frame + 55, 5))
+    assert changes == list(range(frame + 1, frame + 51))
     steps = np.diff([styles[i] for i in [0, *changes]])
     assert len(set(steps.tolist())) == 1  # each as large as the others
 
