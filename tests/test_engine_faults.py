@@ -40,6 +40,13 @@ def _one() -> Iterator[Rig]:
         yield made
 
 
+@pytest.fixture(name="unstarted")
+def _unstarted() -> Iterator[Rig]:
+    """One slot, and a device thread that does not run yet."""
+    with rig(FakeModel(batch_sizes=(1,)), started=False) as made:
+        yield made
+
+
 @pytest.fixture(name="four")
 def _four() -> Iterator[Rig]:
     """One or four slots."""
@@ -93,11 +100,11 @@ async def test_what_was_delivered_before_the_fault_is_kept(one: Rig, where: str)
 
 
 @pytest.mark.parametrize("where", [*STEP_FAULTS, "insert"])
-async def test_failing_in_a_row_is_the_end(one: Rig, where: str) -> None:
-    one.model.gate.clear()
+async def test_failing_in_a_row_is_the_end(unstarted: Rig, where: str) -> None:
+    one = unstarted  # else the first stream may have its slot before the model is told to fail
     streams = [one.submit(60, seed=seed) for seed in range(FAILURES_UNTIL_DEATH + 3)]
     one.model.fail(where, times=FAILURES_UNTIL_DEATH)
-    one.model.gate.set()
+    one.engine.start()
     failures = [(await read_until_it_fails(stream))[1] for stream in streams]
     assert sum("the server restarts" in failure.message for failure in failures) >= 2
     await until(lambda: one.deaths)

@@ -110,8 +110,8 @@ class Looks(threading.Event):
 def barks(looks: int, *, turning: bool = False) -> bool:
     barked = threading.Event()
     dog = watchdog.Watchdog(barked.set)
-    dog._over = Looks(looks, dog.turn if turning else lambda: None)
-    dog.turn()
+    dog._over = Looks(looks, dog.heartbeat if turning else lambda: None)
+    dog.heartbeat()
     dog._run()
     return barked.is_set()
 
