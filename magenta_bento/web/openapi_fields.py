@@ -63,6 +63,8 @@ def _canonical(field: Schema, definitions: Schema) -> Schema:
         rest = {k: v for k, v in field.items() if k not in ("content_type", "format")}
         media_type = field["content_type"]
         return {**rest, "type": "string", "format": "binary", "contentMediaType": media_type}
+    if "examples" in field:  # BentoML's Swagger UI fills a form in from the older keyword alone
+        field["example"] = field["examples"][0]
     if "items" in field:
         field["items"] = _canonical(field["items"], definitions)
         if not _is_file(field):
