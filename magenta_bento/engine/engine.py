@@ -253,9 +253,8 @@ class Engine:
         self._count()
 
     def _end(self, stream: Stream, phase: Phase, error: ServiceError | None = None) -> None:
-        self._statistics.stream_ended(
-            stream, phase
-        )  # first: who reads a stream's end finds it counted
+        # First, so that who reads a stream's end finds it counted.
+        self._statistics.stream_ended(stream, phase)
         stream.enter(phase, error)
 
     def _count(self) -> None:

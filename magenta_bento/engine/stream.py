@@ -241,7 +241,7 @@ class Stream:
         """Takes in what follows; the frame from which it is heard, or why it can't be."""
         if change.timeline is None:
             return self.next_frame
-        row = max(self.next_row, change.row or 0)
+        row = self.next_row if change.row is None else max(self.next_row, change.row)
         try:
             self.timeline = self.timeline.spliced(row, change.timeline, self.next_row)
         except ValueError as error:  # this stream's fault: the others' step must not fail for it

@@ -62,7 +62,8 @@ class Crossfade:
         """
         step = max(1, math.ceil(self.frames / MAX_FADE_STYLES))
         begins = range(0, self.frames, step)
-        tokens = await prompter.tokens([self.embedding_at(frame) for frame in begins])
+        # A cut has no styles on its way, and need not wait its turn for any.
+        tokens = await prompter.tokens([self.embedding_at(f) for f in begins]) if begins else []
         held = np.diff([*begins, self.frames])  # frames that each of them lasts
         of_frame = np.repeat(np.reshape(tokens, (-1, STYLE_LEVELS)), held, axis=0)
         controls = self.new.controls
